@@ -1,0 +1,149 @@
+"""The nouns that every part of the package shares: prompts, generations, what an engine is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol, TypedDict
+
+from helios_batch.spec import SamplingSpec
+
+
+class ErrorCode(StrEnum):
+    """Stable codes of `error.code` in the output."""
+
+    NULL_PROMPT = "null_prompt"
+    EMPTY_PROMPT = "empty_prompt"
+    TEMPLATE_ERROR = "template_error"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    BAD_MESSAGES = "bad_messages"
+
+
+class FinishReason(StrEnum):
+    """Why a row's generation ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+    ERROR = "error"
+
+
+class Message(TypedDict):
+    """One chat message."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class RowError:
+    """Why one row has no generation; the job goes on."""
+
+    code: ErrorCode
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One row's prompt, rendered and not yet tokenized.
+
+    `row` is the row's number in the whole input and keys its random generator. `content` is plain
+    text to be continued as it stands, or chat messages for the model's own template.
+    """
+
+    row: int
+    content: str | tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ExitRecord:
+    """Where each token of a row left the model, and how sure the exit was.
+
+    `token_layers` and `token_confidences` have one entry per completion token; a confidence is the
+    probability of the most likely token at the exit, before temperature and filters.
+    """
+
+    model: str
+    num_layers: int
+    token_layers: tuple[int, ...]
+    token_confidences: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What became of one prompt. `text` and `exit` are None exactly when `error` is set."""
+
+    row: int
+    text: str | None
+    finish_reason: FinishReason
+    prompt_tokens: int
+    completion_tokens: int
+    exit: ExitRecord | None
+    error: RowError | None = None
+
+    @classmethod
+    def failed(cls, row: int, error: RowError, prompt_tokens: int = 0) -> Generation:
+        """Return the generation of a row that could not be run."""
+        return cls(row, None, FinishReason.ERROR, prompt_tokens, 0, None, error)
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What an engine is for as long as it lives; sizes in bytes.
+
+    `weight_bytes_loaded` and `weight_bytes_left` are counted in the checkpoint's own files;
+    `batch_limit` is the planned batch size.
+    """
+
+    model: str
+    num_layers: int
+    layers_loaded: int
+    device: str
+    dtype: str
+    weight_bytes_loaded: int
+    weight_bytes_left: int
+    memory_budget: int
+    batch_limit: int
+
+
+@dataclass(slots=True)
+class EngineStats:
+    """What an engine has done since it was made: seconds, tokens, and the largest batch."""
+
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    prefill_tokens: int = 0
+    decode_tokens: int = 0
+    largest_batch: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a call of `generate` stands after a step."""
+
+    rows_done: int
+    new_tokens: int
+    batch: int
+
+
+class Generator(Protocol):
+    """What a shard needs of an engine."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the engine is."""
+        ...
+
+    @property
+    def stats(self) -> EngineStats:
+        """What it has done so far."""
+        ...
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSpec,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Return one generation per prompt, in the same order."""
+        ...
