@@ -1,0 +1,228 @@
+"""The job spec as frozen models that forbid unknown keys.
+
+Keys that belong to the contract but are not built yet are refused by name, never ignored.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+from helios_batch.units import parse_bytes, parse_share_or_count
+
+
+def _not_built(what: str) -> ValueError:
+    return ValueError(f"{what} is not available in this version")
+
+
+Bytes = Annotated[int, BeforeValidator(parse_bytes)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class InputSpec(_Section):
+    """Where the rows come from, and which columns pass through to the output."""
+
+    path: str = Field(min_length=1)
+    columns: tuple[str, ...] | None = None
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _columns_are_distinct(cls, value: object) -> object:
+        if isinstance(value, list):
+            if len(set(map(str, value))) != len(value):
+                raise ValueError("name each column once")
+            return tuple(value)
+        return value
+
+
+class PromptSpec(_Section):
+    """How a row becomes a prompt: exactly one of template, column, messages.
+
+    With `system` or `messages` the model's chat template is applied; without, the text is
+    continued as it stands.
+    """
+
+    template: str | None = None
+    column: str | None = None
+    messages: str | None = None
+    system: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        given = [k for k in ("template", "column", "messages") if getattr(self, k) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) if given else "none of them"
+            raise ValueError(f"give exactly one of template, column, messages (found {found})")
+        if self.messages is not None and self.system is not None:
+            raise ValueError(
+                "system goes with template or column; messages carry their own system message"
+            )
+        return self
+
+
+class TaskSpec(_Section):
+    """What is produced for each row."""
+
+    type: Literal["generate"] = "generate"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _labels_not_built(cls, value: object) -> object:
+        if isinstance(value, dict) and value.get("type") == "label":
+            raise _not_built("type 'label'")
+        return value
+
+
+class SamplingSpec(_Section):
+    """Sampling under OpenAI's and vLLM's names; temperature 0 is greedy."""
+
+    max_tokens: int = Field(default=128, ge=1)
+    temperature: float = Field(default=0.0, ge=0.0, le=10.0, allow_inf_nan=False)
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    top_k: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    ignore_eos: bool = False
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _stop_list(cls, value: object) -> object:
+        if isinstance(value, str):
+            return (value,)
+        return tuple(value) if isinstance(value, list) else value
+
+    @field_validator("temperature", "top_p", mode="before")
+    @classmethod
+    def _whole_numbers_are_floats(cls, value: object) -> object:
+        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+class OutputSpec(_Section):
+    """Where the parts go, and how many rows a shard has."""
+
+    path: str = Field(min_length=1)
+    rows_per_shard: int = Field(default=512, ge=1)
+
+
+class ResourceSpec(_Section):
+    """What one engine may use. `memory` holds weights, KV cache and activations together."""
+
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    memory: Bytes | None = None
+    threads: int | None = Field(default=None, ge=1)
+    max_batch: int | None = Field(default=None, ge=1)
+
+
+class LimitSpec(_Section):
+    """When a job gives up. `max_failed_rows` is a share of all rows (float) or a count (int)."""
+
+    max_failed_rows: Annotated[int | float, BeforeValidator(parse_share_or_count)] | None = None
+    max_total_tokens: None = None
+    deadline: None = None
+
+    @field_validator("max_total_tokens", "deadline", mode="before")
+    @classmethod
+    def _limits_not_built(cls, value: object) -> object:
+        if value is not None:
+            raise _not_built("this limit")
+        return value
+
+    @field_validator("max_failed_rows")
+    @classmethod
+    def _not_negative(cls, value: float | None) -> float | None:
+        if value is not None and value < 0:
+            raise ValueError("a number of rows can't be negative")
+        return value
+
+    def failed_rows_allowed(self, total_rows: int) -> int | None:
+        """Return how many of `total_rows` may fail, or None for any number."""
+        if isinstance(self.max_failed_rows, float):
+            return int(self.max_failed_rows * total_rows)
+        return self.max_failed_rows
+
+
+class JobSpec(_Section):
+    """One job, complete. `spec_file.load_spec` reads one."""
+
+    name: str = Field(min_length=1, max_length=200)
+    input: InputSpec
+    prompt: PromptSpec
+    task: TaskSpec = TaskSpec()
+    sampling: SamplingSpec = SamplingSpec()
+    models: tuple[Annotated[str, Field(min_length=1)], ...]
+    depth: Literal["full"] | int = "full"
+    objective: Literal["throughput"] = "throughput"
+    quality: None = None
+    output: OutputSpec
+    resources: ResourceSpec = ResourceSpec()
+    limits: LimitSpec = LimitSpec()
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _one_model(cls, value: object) -> object:
+        if not isinstance(value, list) or not value:
+            raise ValueError("write a list of one model: a pack, a hub id or a folder")
+        if len(value) > 1:
+            raise _not_built("more than one candidate model")
+        return tuple(value)
+
+    @field_validator("depth", mode="before")
+    @classmethod
+    def _auto_not_built(cls, value: object) -> object:
+        if value == "auto":
+            raise _not_built("depth 'auto'")
+        is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if value != "full" and not is_count:
+            raise ValueError("write full or a number of layers, 1 or more")
+        return value
+
+    @field_validator("objective", mode="before")
+    @classmethod
+    def _other_objectives_not_built(cls, value: object) -> object:
+        if value in ("latency", "memory", "quality"):
+            raise _not_built(f"objective {value!r}")
+        return value
+
+    @field_validator("quality", mode="before")
+    @classmethod
+    def _quality_not_built(cls, value: object) -> object:
+        if value is not None:
+            raise _not_built("a quality contract")
+        return value
+
+    @property
+    def model(self) -> str:
+        """The one model this job runs on."""
+        return self.models[0]
+
+    def identity(self) -> dict[str, Any]:
+        """Return the keys that decide what the output holds, for the job's fingerprint.
+
+        Resources (but for dtype), limits, the name and the place of the output may change between
+        runs of one job.
+        """
+        data = self.model_dump(mode="json")
+        data["dtype"] = data.pop("resources")["dtype"]
+        data["rows_per_shard"] = data.pop("output")["rows_per_shard"]
+        del data["name"], data["limits"]
+        return data
+
+
+def digest(data: object) -> str:
+    """Return the SHA-256 of `data` as canonical JSON."""
+    text = json.dumps(data, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()

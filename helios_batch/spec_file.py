@@ -1,0 +1,92 @@
+"""Reading a job spec from a file, and explaining what is wrong with it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from helios_batch.errors import SpecError
+from helios_batch.spec import JobSpec
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        keys = [self.construct_object(key) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"key {key!r} is given twice", problem_mark=node.start_mark
+                )
+        return super().construct_mapping(node, deep)
+
+
+def load_spec(path: str | Path) -> JobSpec:
+    """Read a job spec from a YAML or JSON file.
+
+    Raises:
+        SpecError: the file can't be read, is not YAML or JSON, or is not a valid spec.
+    """
+    where = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise SpecError(
+            f"can't read the job spec: {exc}",
+            where=where,
+            fix="give the path of a YAML or JSON file",
+        ) from None
+    try:
+        data = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as exc:
+        raise SpecError(f"the job spec is not valid YAML: {exc}", where=where) from None
+    return parse_spec(data, where)
+
+
+def parse_spec(data: object, where: str) -> JobSpec:
+    """Validate `data`; `where` names its origin in errors.
+
+    Raises:
+        SpecError: naming every wrong key, its value and what would be right.
+    """
+    if not isinstance(data, dict):
+        raise SpecError("the spec is not a mapping of keys", where=where)
+    try:
+        return JobSpec.model_validate(data)
+    except ValidationError as exc:
+        raise SpecError(_explain(exc), where=where, fix=_fix(exc)) from None
+
+
+def _explain(exc: ValidationError) -> str:
+    lines = []
+    for error in exc.errors(include_url=False):
+        key = ".".join(str(part) for part in error["loc"])
+        message = error["msg"].removeprefix("Value error, ")
+        if error["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif error["type"] == "missing":
+            message = "this key is required"
+        else:
+            message = f"{message} (found {error['input']!r:.80})"
+        lines.append(f"{key or 'spec'}: {message}")
+    return "\n".join(dict.fromkeys(lines))
+
+
+def _fix(exc: ValidationError) -> str:
+    sections: dict[str, type[BaseModel]] = {
+        name: field.annotation
+        for name, field in JobSpec.model_fields.items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+    }
+    for error in exc.errors():
+        if error["type"] == "extra_forbidden":
+            parents = [str(part) for part in error["loc"][:-1]]
+            model = sections[parents[0]] if parents else JobSpec
+            inside = f"{parents[0]} takes" if parents else "a spec takes"
+            return f"{inside} the keys {', '.join(model.model_fields)}"
+    return "correct the keys above; README.md explains each"
