@@ -1,0 +1,84 @@
+"""Atomic publishing of files: whole or absent, and the first to commit wins.
+
+A file is written under a temporary name beside its target, flushed to disk, and linked to its
+name. `link` fails if the name exists, so of two writers one wins and the other's work is dropped.
+Temporary files are locked while their writer lives; unlocked ones are debris of a killed process.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import secrets
+from collections.abc import Callable
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from helios_batch.errors import WriteError
+
+_TEMPORARY = "_tmp-"
+
+
+def publish(target: Path, write: Callable[[BinaryIO], None], *, replace: bool = False) -> bool:
+    """Write a file whole and give it its name; return False if the name was taken.
+
+    With `replace`, a file of that name is replaced instead, atomically.
+
+    Raises:
+        WriteError: any step failed; nothing is visible under the name, and the temporary file is
+            gone or will be swept.
+    """
+    temporary = target.with_name(f"{_TEMPORARY}{target.name}-{secrets.token_hex(8)}")
+    try:
+        try:
+            with temporary.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+                if replace:
+                    temporary.replace(target)
+                else:
+                    os.link(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(target.parent)
+    except FileExistsError:
+        return False
+    except (OSError, pa.ArrowException) as exc:
+        raise WriteError(
+            f"the output could not be written: {exc}", where=str(target), fix=_advice(exc)
+        ) from None
+    return True
+
+
+def sweep(folder: Path) -> None:
+    """Remove temporary files in `folder` whose writers are gone."""
+    for path in folder.glob(f"{_TEMPORARY}*"):
+        try:
+            with path.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
+        except OSError:
+            continue  # a living writer holds it, or another sweep was faster
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder's entries to disk, so that a published name survives a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _advice(exc: BaseException) -> str:
+    code = exc.errno if isinstance(exc, OSError) else None
+    if code in (errno.ENOSPC, errno.EDQUOT):
+        return "free space on that disk and run the same command again: finished shards are kept"
+    if code in (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS):
+        return "the output folder's file system must support hard links"
+    return "check the output disk and run the same command again: finished shards are kept"

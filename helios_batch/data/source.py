@@ -1,0 +1,203 @@
+"""The input as one table: which Parquet files, in which order, with which schema."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from pathlib import Path, PurePosixPath
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
+from pyarrow import fs
+
+from helios_batch.cache import file_digest
+from helios_batch.errors import InputError
+
+_PAGE_BUFFER = 1 << 20
+_GLOB_CHARACTERS = re.compile(r"[*?\[]")
+
+
+@dataclass(frozen=True)
+class InputFile:
+    """One Parquet file. `name` is what `row_id.file` holds; `path` is what its filesystem opens."""
+
+    name: str
+    path: str
+    filesystem: fs.FileSystem
+    size: int
+    schema: pa.Schema
+    row_group_rows: tuple[int, ...]
+    footer_digest: str
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows in the file."""
+        return sum(self.row_group_rows)
+
+    def open(self) -> pq.ParquetFile:
+        """Open the file for streaming: pages are read as needed, not whole column chunks."""
+        return pq.ParquetFile(self.filesystem.open_input_file(self.path), buffer_size=_PAGE_BUFFER)
+
+    def content_digest(self) -> str:
+        """Return a digest of the file's bytes; of a remote file, of its size and footer."""
+        if not isinstance(self.filesystem, fs.LocalFileSystem):
+            return f"footer:{self.size}:{self.footer_digest}"
+        return f"sha256:{file_digest(Path(self.path))}"
+
+
+@dataclass(frozen=True)
+class InputTable:
+    """All input files in order, as one table of `rows` rows."""
+
+    files: tuple[InputFile, ...]
+    schema: pa.Schema
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(accumulate(file.rows for file in self.files))
+
+    @property
+    def rows(self) -> int:
+        """Rows in all files."""
+        return self._ends[-1]
+
+    def locate(self, row: int) -> tuple[int, int]:
+        """Return (file index, row within that file) of a row of the table."""
+        index = bisect_right(self._ends, row)
+        return index, row - (self._ends[index] - self.files[index].rows)
+
+    def ids(self, start: int, stop: int) -> list[tuple[str, int]]:
+        """Return (file name, row within it) of rows `start` to `stop - 1`."""
+        ids: list[tuple[str, int]] = []
+        while start < stop:
+            index, offset = self.locate(start)
+            file = self.files[index]
+            count = min(stop - start, file.rows - offset)
+            ids.extend((file.name, offset + i) for i in range(count))
+            start += count
+        return ids
+
+    def require(self, columns: tuple[str, ...], key: str) -> None:
+        """Check that every one of `columns` exists once in the input.
+
+        Raises:
+            InputError: naming the spec's `key`, the column and those that exist.
+        """
+        for column in columns:
+            found = self.schema.names.count(column)
+            if found != 1:
+                problem = "is not in the input" if not found else "is in the input more than once"
+                raise InputError(
+                    f"column {column!r} {problem}",
+                    where=f"{key}, {self.files[0].name}",
+                    fix=f"the input has the columns {', '.join(self.schema.names)}",
+                )
+
+
+def open_input(path: str) -> InputTable:
+    """Resolve `path` (a file, a folder, a glob, or a URL of one) and read every footer.
+
+    Folders and globs are read in order of their paths; names that begin with `_` or `.` are left
+    out of folders, as Spark and pyarrow do.
+
+    Raises:
+        InputError: nothing is there, a file is not readable Parquet, or schemas differ.
+    """
+    filesystem, root, prefix = _filesystem(path)
+    try:
+        paths = _list(filesystem, root)
+    except OSError as exc:
+        raise InputError(f"can't look up the input: {exc}", where=path) from None
+    if not paths:
+        raise InputError(
+            "no Parquet file was found",
+            where=path,
+            fix="input.path takes a Parquet file, a folder of them, a glob or a URL",
+        )
+    files = tuple(_open_file(filesystem, file, prefix + file) for file in paths)
+    schema = files[0].schema
+    for file in files[1:]:
+        if not file.schema.equals(schema):
+            raise InputError(
+                f"the input files have different schemas: {_difference(schema, file.schema)}",
+                where=f"{file.name}, compared with {files[0].name}",
+                fix="give files of one schema, or write them anew with one",
+            )
+    return InputTable(files, schema)
+
+
+def _filesystem(path: str) -> tuple[fs.FileSystem, str, str]:
+    if "://" not in path:
+        return fs.LocalFileSystem(), path, ""
+    scheme = path.split("://", 1)[0]
+    try:
+        # from_uri rejects glob characters, so only the part before them selects the filesystem
+        base = _GLOB_CHARACTERS.split(path, maxsplit=1)[0]
+        filesystem, _ = fs.FileSystem.from_uri(base)
+    except (pa.ArrowException, OSError, ValueError) as exc:
+        raise InputError(
+            f"can't open the input's filesystem: {exc}",
+            where=path,
+            fix="use a local path or a URL that pyarrow.fs knows: file, s3, gs, hdfs",
+        ) from None
+    if scheme == "file":
+        return filesystem, path.removeprefix("file://"), ""
+    return filesystem, path.split("://", 1)[1], f"{scheme}://"
+
+
+def _list(filesystem: fs.FileSystem, root: str) -> list[str]:
+    info = filesystem.get_file_info(root)
+    if info.type == fs.FileType.File:
+        return [root]
+    if info.type == fs.FileType.Directory:
+        base, matches = root.rstrip("/"), re.compile(r"(.*/)?[^/]+\.(parquet|pq)")
+    elif _GLOB_CHARACTERS.search(root):
+        literal = _GLOB_CHARACTERS.split(root, maxsplit=1)[0]
+        base = literal.rpartition("/")[0] or ("/" if literal.startswith("/") else ".")
+        matches = re.compile(glob_translate(root.removeprefix(f"{base.rstrip('/')}/")))
+    else:
+        return []
+    selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
+    found = []
+    prefix = "./" if base == "." else f"{base.rstrip('/')}/"
+    for entry in filesystem.get_file_info(selector):
+        relative = entry.path.removeprefix(prefix)
+        hidden = any(part.startswith(("_", ".")) for part in PurePosixPath(relative).parts)
+        if entry.type == fs.FileType.File and not hidden and matches.fullmatch(relative):
+            found.append(relative if base == "." else entry.path)
+    return sorted(found)
+
+
+def _open_file(filesystem: fs.FileSystem, path: str, name: str) -> InputFile:
+    try:
+        with filesystem.open_input_file(path) as handle:
+            size = handle.size()
+            metadata = pq.read_metadata(handle)
+            schema = metadata.schema.to_arrow_schema()
+            footer = pa.BufferOutputStream()
+            metadata.write_metadata_file(footer)
+    except (pa.ArrowException, OSError) as exc:
+        raise InputError(
+            f"not a readable Parquet file: {exc}",
+            where=name,
+            fix="check that the file is whole: its last four bytes are PAR1",
+        ) from None
+    groups = tuple(metadata.row_group(i).num_rows for i in range(metadata.num_row_groups))
+    digest = hashlib.sha256(footer.getvalue()).hexdigest()
+    return InputFile(name, path, filesystem, size, schema.remove_metadata(), groups, digest)
+
+
+def _difference(left: pa.Schema, right: pa.Schema) -> str:
+    for name in dict.fromkeys([*left.names, *right.names]):
+        sides = [
+            str(schema.field(name).type) if name in schema.names else "absent"
+            for schema in (left, right)
+        ]
+        if sides[0] != sides[1]:
+            return f"column {name!r} is {sides[1]} here and {sides[0]} there"
+    return "the columns stand in another order"
