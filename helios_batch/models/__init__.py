@@ -1,0 +1,1 @@
+"""Packs, checkpoints, greedy layer loading and the decoder."""

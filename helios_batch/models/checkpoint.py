@@ -1,0 +1,190 @@
+"""Reading single tensors out of safetensors files, and counting every byte read.
+
+The format (https://huggingface.co/docs/safetensors) is a JSON header and one flat buffer. Tensors
+are read with positioned reads into memory of our own: nothing else of the file is touched, and no
+memory map makes resident memory larger than the tensors.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from helios_batch.errors import ModelError
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_MAX_HEADER = 100_000_000
+_INDEX = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies: file, element type, shape, and byte range in the file."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the tensor in the file."""
+        return self.end - self.begin
+
+
+class Checkpoint:
+    """The tensors of a model folder: `model.safetensors`, or shards with their index.
+
+    `bytes_read` and `tensors_read` count what `read` has taken from the files so far; headers are
+    not counted.
+
+    Raises:
+        ModelError: no safetensors file is there, or one is damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.bytes_read = 0
+        self.tensors_read: list[str] = []
+        self._handles: dict[Path, int] = {}
+        self.files = _weight_files(folder)
+        self.entries: dict[str, TensorEntry] = {}
+        for file in self.files:
+            self.entries |= _read_header(file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the files; `read` opens them again when needed."""
+        while self._handles:
+            os.close(self._handles.popitem()[1])
+
+    @property
+    def total_bytes(self) -> int:
+        """Bytes of all tensors in the files."""
+        return sum(entry.size for entry in self.entries.values())
+
+    def entry(self, name: str) -> TensorEntry:
+        """Return where a tensor lies.
+
+        Raises:
+            ModelError: the checkpoint has no tensor of that name.
+        """
+        if name not in self.entries:
+            raise ModelError(
+                f"the checkpoint has no tensor {name!r}",
+                where=str(self.folder),
+                fix="check that all weight files of the model were downloaded",
+            )
+        return self.entries[name]
+
+    def read(self, name: str) -> torch.Tensor:
+        """Read one tensor in the type it is stored in.
+
+        Raises:
+            ModelError: it is missing, of an unsupported type, or the file ends early.
+        """
+        entry = self.entry(name)
+        if entry.dtype not in _DTYPES:
+            raise ModelError(
+                f"tensor {name!r} is stored as {entry.dtype}",
+                where=str(entry.file),
+                fix=f"use a checkpoint stored as one of {', '.join(_DTYPES)}",
+            )
+        tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+        buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy().data)
+        handle = self._open(entry.file)
+        done = 0
+        while done < entry.size:
+            count = os.preadv(handle, [buffer[done:]], entry.begin + done)
+            if count == 0:
+                raise ModelError(f"the file ends inside tensor {name!r}", where=str(entry.file))
+            done += count
+        self.bytes_read += entry.size
+        self.tensors_read.append(name)
+        return tensor
+
+    def _open(self, file: Path) -> int:
+        if file not in self._handles:
+            self._handles[file] = os.open(file, os.O_RDONLY)
+        return self._handles[file]
+
+
+def _weight_files(folder: Path) -> tuple[Path, ...]:
+    single, index = folder / "model.safetensors", folder / _INDEX
+    if single.is_file():
+        return (single,)
+    if not index.is_file():
+        raise ModelError(
+            "no safetensors weights were found",
+            where=str(folder),
+            fix=f"the folder must hold model.safetensors, or shards with {_INDEX}; "
+            "pickled weights (.bin, .pt) are never opened",
+        )
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError) as exc:
+        raise ModelError(f"the weight index can't be read: {exc!r}", where=str(index)) from None
+    files = tuple(folder / name for name in names)
+    for name, file in zip(names, files, strict=True):
+        if Path(name).name != name or not file.is_file():
+            raise ModelError(
+                f"the index names {name!r}, which is not in the folder",
+                where=str(index),
+                fix="download all weight files of the model",
+            )
+    return files
+
+
+def _read_header(file: Path) -> dict[str, TensorEntry]:
+    try:
+        with file.open("rb") as stream:
+            size = file.stat().st_size
+            (length,) = struct.unpack("<Q", stream.read(8))
+            if not 2 <= length <= min(_MAX_HEADER, size - 8):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header: dict[str, Any] = json.loads(stream.read(length))
+        header.pop("__metadata__", None)
+        data = 8 + length
+        entries = {}
+        for name, item in header.items():
+            begin, end = item["data_offsets"]
+            shape = tuple(item["shape"])
+            entry = TensorEntry(file, item["dtype"], shape, data + begin, data + end)
+            _check(name, entry, size)
+            entries[name] = entry
+        return entries
+    except (OSError, ValueError, KeyError, TypeError, struct.error) as exc:
+        raise ModelError(
+            f"not a whole safetensors file: {exc}",
+            where=str(file),
+            fix="download or copy the file again",
+        ) from None
+
+
+def _check(name: str, entry: TensorEntry, file_size: int) -> None:
+    if not 0 <= entry.begin <= entry.end <= file_size:
+        raise ValueError(f"tensor {name!r} lies beyond the end of the file")
+    if entry.dtype in _DTYPES:
+        elements = 1
+        for extent in entry.shape:
+            elements *= extent
+        if elements * _DTYPES[entry.dtype].itemsize != entry.size:
+            raise ValueError(f"tensor {name!r} has {entry.size} bytes for shape {entry.shape}")

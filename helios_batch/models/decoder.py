@@ -1,0 +1,152 @@
+"""The decoder: one data-driven forward pass for all supported architectures.
+
+Tokens of many sequences stand in one flat dimension T, without padding. What tokens see of one
+another is the business of the `Attention` that the caller passes in.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+
+from helios_batch.models.config import DecoderConfig, Norm
+from helios_batch.models.rotary import RotaryTables, rotate
+from helios_batch.models.weights import Affine, DecoderWeights, LayerWeights
+
+
+class Attention(Protocol):
+    """Stores new keys and values of one layer, and attends to all that are stored."""
+
+    def __call__(
+        self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+    ) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            layer: index of the layer.
+            query: [T, num_heads, head_dim], rotated.
+            key: [T, num_kv_heads, head_dim], rotated.
+            value: [T, num_kv_heads, head_dim].
+
+        Returns:
+            [T, num_heads, head_dim], in the order of the queries.
+        """
+        ...
+
+
+class Decoder:
+    """Runs the loaded layers of a model; `weights` may be deepened between calls."""
+
+    def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
+        self.config = config
+        self.weights = weights
+        self._rotary = RotaryTables(config, weights.embedding.dtype, weights.embedding.device)
+
+    @property
+    def depth(self) -> int:
+        """Layers loaded."""
+        return len(self.weights.layers)
+
+    def forward(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Return the hidden states after the last loaded layer.
+
+        Args:
+            tokens: [T] int64 token ids.
+            positions: [T] int64, each token's position in its own sequence.
+            attention: called once per layer.
+
+        Returns:
+            [T, hidden_size], before the final norm.
+        """
+        hidden = self._embed(tokens, positions)
+        rotations = self._rotary.at(positions)
+        for index, layer in enumerate(self.weights.layers):
+            rotation = rotations[self.config.layers[index].rotary]
+            hidden = self._attend(index, layer, hidden, rotation, attention)
+            hidden = self._mlp(layer, hidden)
+        return hidden
+
+    def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return `hidden` [T, hidden_size] normed for the output head."""
+        return normalize(hidden, self.weights.final_norm, self.config.norm)
+
+    def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        hidden = F.embedding(tokens, self.weights.embedding)
+        if self.config.embedding_scale != 1.0:
+            # the factor is rounded to the model's type, as in the original
+            hidden = hidden * torch.tensor(self.config.embedding_scale, dtype=hidden.dtype)
+        if self.weights.position_embedding is not None:
+            rows = positions + (self.config.position_offset or 0)
+            hidden = hidden + F.embedding(rows, self.weights.position_embedding)
+        return hidden
+
+    def _attend(
+        self,
+        index: int,
+        layer: LayerWeights,
+        hidden: torch.Tensor,
+        rotation: torch.Tensor | None,
+        attention: Attention,
+    ) -> torch.Tensor:
+        config = self.config
+        normed = normalize(hidden, layer.attention_norm, config.norm)
+        heads = linear(normed, layer.qkv).view(len(hidden), -1, config.head_dim)
+        queries, rotated = config.num_heads, config.num_heads + config.num_kv_heads
+        query_key, value = heads[:, :rotated], heads[:, rotated:]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            query = normalize(query_key[:, :queries], layer.q_norm, config.norm)
+            key = normalize(query_key[:, queries:], layer.k_norm, config.norm)
+            query_key = torch.cat([query, key], dim=1)
+        if rotation is not None:
+            query_key = rotate(query_key, rotation)
+        mixed = attention(index, query_key[:, :queries], query_key[:, queries:], value)
+        update = linear(mixed.reshape(len(hidden), -1), layer.attention_out)
+        if layer.attention_post_norm is not None:
+            update = normalize(update, layer.attention_post_norm, config.norm)
+        return hidden + update
+
+    def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
+        config = self.config
+        inner = linear(normalize(hidden, layer.mlp_norm, config.norm), layer.mlp_in)
+        if config.gated:
+            gate, up = inner.chunk(2, dim=-1)
+            inner = _activate(gate, config.activation) * up
+        else:
+            inner = _activate(inner, config.activation)
+        update = linear(inner, layer.mlp_out)
+        if layer.mlp_post_norm is not None:
+            update = normalize(update, layer.mlp_post_norm, config.norm)
+        return hidden + update
+
+
+def linear(x: torch.Tensor, parameters: Affine) -> torch.Tensor:
+    """Return x @ weight.T + bias; x is [..., in], the result [..., out]."""
+    return F.linear(x, parameters.weight, parameters.bias)
+
+
+def normalize(x: torch.Tensor, parameters: Affine, norm: Norm) -> torch.Tensor:
+    """Norm the last dimension of x in float32; the result has x's type."""
+    size = x.shape[-1]
+    if norm.kind == "layer":
+        return F.layer_norm(x.float(), (size,), parameters.weight, parameters.bias, norm.eps).to(x)
+    wide = x.float()
+    # vector_norm reads x once, where pow and mean write a temporary of x's size
+    length: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    scale = length.square_().div_(size).add_(norm.eps).rsqrt_()
+    return (wide * scale).mul_(parameters.weight).to(x)
+
+
+def _activate(x: torch.Tensor, name: str) -> torch.Tensor:
+    match name:
+        case "silu":
+            return F.silu(x)
+        case "relu":
+            return F.relu(x)
+        case "gelu":
+            return F.gelu(x)
+        case _:
+            return F.gelu(x, approximate="tanh")

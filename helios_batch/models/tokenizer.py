@@ -1,0 +1,85 @@
+"""A model's own tokenizer and chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from helios_batch.errors import ModelError
+from helios_batch.records import ErrorCode, Message, RowError
+
+
+class Tokenizer:
+    """Turns prompts into token ids and token ids into text.
+
+    Raises:
+        ModelError: the folder holds no usable tokenizer.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        from transformers import AutoTokenizer  # noqa: PLC0415 - a second to import
+
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(
+                str(folder), local_files_only=True, trust_remote_code=False
+            )
+        except Exception as exc:  # transformers raises many kinds
+            raise ModelError(
+                f"the model's tokenizer can't be read: {exc}",
+                where=str(folder),
+                fix="the folder must hold tokenizer.json, or what transformers makes it from",
+            ) from None
+        # prompts are checked against the context here, with an error of their own
+        self._tokenizer.model_max_length = int(1e30)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether chat messages can be rendered."""
+        return self._tokenizer.chat_template is not None
+
+    def encode(self, contents: Sequence[str | tuple[Message, ...]]) -> list[list[int] | RowError]:
+        """Tokenize prompts: plain text with the model's special tokens, messages by its template.
+
+        A prompt that the chat template refuses, or that comes to no tokens, is a `RowError`.
+        """
+        results: list[list[int] | RowError] = [[] for _ in contents]
+        for special, texts in self._render(contents, results).items():
+            if texts:
+                encoded = self._tokenizer(list(texts.values()), add_special_tokens=special)
+                for index, ids in zip(texts, encoded["input_ids"], strict=True):
+                    results[index] = ids or RowError(
+                        ErrorCode.EMPTY_PROMPT, "the prompt comes to no tokens"
+                    )
+        return results
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """Return the text of `tokens`, without special tokens."""
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
+
+    def stream(self) -> Callable[[int], str]:
+        """Return a function that takes one token after another and returns each one's new text."""
+        from tokenizers.decoders import DecodeStream  # noqa: PLC0415 - comes with transformers
+
+        stream, backend = DecodeStream(skip_special_tokens=True), self._tokenizer.backend_tokenizer
+        return lambda token: stream.step(backend, token) or ""
+
+    def _render(
+        self,
+        contents: Sequence[str | tuple[Message, ...]],
+        results: list[list[int] | RowError],
+    ) -> dict[bool, dict[int, str]]:
+        """Return texts by index, apart for those that need special tokens added."""
+        texts: dict[bool, dict[int, str]] = {True: {}, False: {}}
+        for index, content in enumerate(contents):
+            if isinstance(content, str):
+                texts[True][index] = content
+                continue
+            try:
+                texts[False][index] = self._tokenizer.apply_chat_template(
+                    list(content), tokenize=False, add_generation_prompt=True
+                )
+            except Exception as exc:  # the template is the model's and can raise anything
+                results[index] = RowError(
+                    ErrorCode.BAD_MESSAGES, f"the model's chat template refuses: {exc}"
+                )
+        return texts
