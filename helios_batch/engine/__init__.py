@@ -1,0 +1,1 @@
+"""Continuous batching over a preallocated KV cache at a fixed exit depth."""

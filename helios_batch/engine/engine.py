@@ -1,0 +1,218 @@
+"""The engine: prompts in, generations out, by continuous batching at a fixed depth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from helios_batch.engine.device import Resources
+from helios_batch.engine.kv_cache import KVCache
+from helios_batch.engine.memory import MemoryPlan, StepShape, plan_memory
+from helios_batch.engine.runner import NextToken, Runner
+from helios_batch.engine.scheduler import PrefillStep, Scheduler
+from helios_batch.engine.sequence import Sequence as RunningSequence
+from helios_batch.engine.sequence import cut_at_stop
+from helios_batch.engine.slots import SlotAllocator, capacity_class
+from helios_batch.models.checkpoint import Checkpoint
+from helios_batch.models.decoder import Decoder
+from helios_batch.models.folder import ModelFolder
+from helios_batch.models.tokenizer import Tokenizer
+from helios_batch.models.weights import GreedyLoader
+from helios_batch.records import (
+    EngineFacts,
+    EngineStats,
+    ErrorCode,
+    ExitRecord,
+    Generation,
+    Progress,
+    Prompt,
+    RowError,
+)
+from helios_batch.spec import SamplingSpec
+
+_SLABS_WANTED = 16
+_LARGEST_SLAB = 16384
+
+
+@dataclass(slots=True)
+class _Call:
+    """One call of `generate`: its sequences' fate."""
+
+    on_step: Callable[[Progress], None] | None
+    results: dict[int, Generation] = field(default_factory=dict)
+
+
+class Engine:
+    """One model at one depth on one device.
+
+    Args:
+        model: the model's folder.
+        depth: layers to load; every token leaves there through the model's final norm and head.
+        resources: device, dtype, memory budget, threads and largest batch.
+        sequence_tokens: tokens of a sequence that the memory must hold at the least.
+
+    Raises:
+        ModelError: the weights or tokenizer can't be read.
+        ResourceError: the budget is too small.
+    """
+
+    def __init__(
+        self, model: ModelFolder, depth: int, resources: Resources, sequence_tokens: int
+    ) -> None:
+        torch.set_num_threads(resources.threads)
+        self.model = model
+        self.shape = StepShape(max_batch=resources.max_batch)
+        self.plan: MemoryPlan = plan_memory(
+            model.config,
+            depth,
+            resources.dtype.itemsize,
+            resources.memory,
+            self.shape,
+            sequence_tokens,
+        )
+        self.stats = EngineStats()
+        self.tokenizer = Tokenizer(model.path)
+        with Checkpoint(model.path) as checkpoint:
+            names = model.architecture.tensor_names
+            loader = GreedyLoader(
+                model.config, names, checkpoint, resources.dtype, resources.device
+            )
+            self._decoder = Decoder(model.config, loader.load(depth))
+            self.facts = EngineFacts(
+                model=model.name,
+                num_layers=model.config.num_layers,
+                layers_loaded=depth,
+                device=str(resources.device),
+                dtype=str(resources.dtype).removeprefix("torch."),
+                weight_bytes_loaded=checkpoint.bytes_read,
+                weight_bytes_left=checkpoint.total_bytes - checkpoint.bytes_read,
+                memory_budget=resources.memory,
+                batch_limit=self.plan.batch_size,
+            )
+        self._cache = KVCache(
+            model.config, depth, self.plan.kv_tokens, resources.dtype, resources.device
+        )
+
+    @property
+    def depth(self) -> int:
+        """Layers loaded."""
+        return self._decoder.depth
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSpec,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Run prompts to their ends; return their generations in the same order.
+
+        A prompt that can't be run gives a generation with an error; the others are unaffected. At
+        a given model and depth a row's result does not depend on the prompts beside it.
+        """
+        call = _Call(on_step)
+        sequences = self._sequences(prompts, sampling, call)
+        if sequences:
+            self._run(sequences, call)
+        return [call.results[index] for index in range(len(prompts))]
+
+    def _sequences(
+        self, prompts: Sequence[Prompt], sampling: SamplingSpec, call: _Call
+    ) -> list[RunningSequence]:
+        eos = frozenset() if sampling.ignore_eos else self.model.eos_tokens
+        sequences = []
+        encoded = self.tokenizer.encode([prompt.content for prompt in prompts])
+        for index, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
+            checked = tokens if isinstance(tokens, RowError) else self._check(tokens, sampling)
+            if isinstance(checked, RowError):
+                count = 0 if isinstance(tokens, RowError) else len(tokens)
+                call.results[index] = Generation.failed(prompt.row, checked, count)
+                continue
+            room = self.model.config.context_length - len(checked)
+            sequence = RunningSequence(
+                index=index,
+                row=prompt.row,
+                prompt=checked,
+                sampling=sampling,
+                max_new=min(sampling.max_tokens, room),
+                eos=eos,
+                new_text=self.tokenizer.stream() if sampling.stop else None,
+            )
+            sequences.append(sequence)
+        return sequences
+
+    def _check(self, tokens: list[int], sampling: SamplingSpec) -> list[int] | RowError:
+        context = self.model.config.context_length
+        if len(tokens) >= context:
+            return RowError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt has {len(tokens)} tokens; the model's context holds {context}, "
+                "with one at least to generate",
+            )
+        needed = len(tokens) + min(sampling.max_tokens, context - len(tokens)) - 1
+        if capacity_class(needed) > self.plan.kv_tokens:
+            return RowError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt and its completion come to {needed} tokens; the KV cache that fits "
+                f"resources.memory holds {self.plan.kv_tokens}",
+            )
+        return tokens
+
+    def _run(self, sequences: list[RunningSequence], call: _Call) -> None:
+        slab_tokens = self._slab_tokens(max(s.capacity_needed for s in sequences))
+        slots = SlotAllocator(self._cache.arrange(slab_tokens), slab_tokens)
+        scheduler = Scheduler(slots, self.shape)
+        runner = Runner(self._decoder, self._cache, slots)
+        for sequence in sequences:
+            scheduler.add(sequence)
+        while (step := scheduler.next_step()) is not None:
+            self.stats.largest_batch = max(self.stats.largest_batch, scheduler.running)
+            batch, started = scheduler.running, time.perf_counter()
+            if isinstance(step, PrefillStep):
+                new = runner.prefill(step)
+                self.stats.prefill_seconds += time.perf_counter() - started
+                self.stats.prefill_tokens += sum(c.stop - c.start for c in step.chunks)
+            else:
+                new = runner.decode(step)
+                self.stats.decode_seconds += time.perf_counter() - started
+                self.stats.decode_tokens += len(new)
+            self._commit(new, scheduler, runner, call)
+            if call.on_step is not None:
+                call.on_step(Progress(len(call.results), len(new), batch))
+
+    def _commit(
+        self, new: list[NextToken], scheduler: Scheduler, runner: Runner, call: _Call
+    ) -> None:
+        """Append the new tokens; let finished sequences go and close their gaps."""
+        for sequence, token, confidence in new:
+            sequence.append(token, confidence)
+            if sequence.finish is not None:
+                call.results[sequence.index] = self._generation(sequence)
+                move = scheduler.finish(sequence)
+                if move is not None:
+                    runner.move(move, scheduler.length_of(move.owner))
+
+    def _slab_tokens(self, longest: int) -> int:
+        """Choose slabs large enough for the longest sequence, and few."""
+        tokens = self.plan.kv_tokens
+        wanted = min(max(tokens // _SLABS_WANTED, capacity_class(longest)), _LARGEST_SLAB)
+        return min(max(wanted, capacity_class(longest)), tokens)
+
+    def _generation(self, sequence: RunningSequence) -> Generation:
+        assert sequence.finish is not None, "only a finished sequence becomes a generation"
+        text = self.tokenizer.decode(sequence.tokens)
+        return Generation(
+            row=sequence.row,
+            text=cut_at_stop(text, sequence.sampling.stop),
+            finish_reason=sequence.finish,
+            prompt_tokens=len(sequence.prompt),
+            completion_tokens=len(sequence.tokens),
+            exit=ExitRecord(
+                model=self.model.name,
+                num_layers=self.model.config.num_layers,
+                token_layers=(self.depth,) * len(sequence.tokens),
+                token_confidences=tuple(sequence.confidences),
+            ),
+        )
