@@ -1,0 +1,166 @@
+"""The command line; every command is thin, and torch is imported only where a model runs."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from helios_batch.errors import HeliosError, Interrupted
+
+app = typer.Typer(
+    name="helios-batch",
+    help="Offline batch inference over Parquet on early-exit language models.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+models = typer.Typer(help="List, fetch and describe models.", no_args_is_help=True)
+app.add_typer(models, name="models")
+
+SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, YAML or JSON.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def main() -> None:
+    """Run the command line; errors become one message and an exit status."""
+    # an orchestrator's SIGTERM is handled as Ctrl-C is
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        app()
+    except HeliosError as exc:
+        _err.print(f"error: {exc}", style="red", markup=False, soft_wrap=True)
+        sys.exit(exc.exit_code)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _interruptible(what_stays: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(f"interrupted: {what_stays}") from None
+
+
+@app.command()
+def run(
+    spec: SpecPath,
+    as_json: AsJson = False,
+    show: Annotated[int, typer.Option(min=0, help="Print this many results.")] = 0,
+) -> None:
+    """Run a job in this process; running it again resumes it."""
+    from helios_batch.job import load_engine, prepare  # noqa: PLC0415
+    from helios_batch.local import run_local  # noqa: PLC0415
+    from helios_batch.report.progress import RunProgress  # noqa: PLC0415
+    from helios_batch.report.summary import sample_rows, summary_table  # noqa: PLC0415
+    from helios_batch.spec_file import load_spec  # noqa: PLC0415
+
+    with _interruptible("finished shards are kept; the same command goes on from there"):
+        job = prepare(load_spec(spec))
+        with RunProgress(_err) as progress:
+            result = run_local(job, load_engine, progress)
+    if as_json:
+        data = {"output": str(result.output), "resumed_rows": result.resumed_rows}
+        data |= {"wall_seconds": result.wall_seconds, "totals": result.totals.to_json()}
+        typer.echo(json.dumps(data, indent=2))
+        return
+    _out.print(
+        summary_table(result.totals, result.output, result.resumed_rows, result.wall_seconds)
+    )
+    if show:
+        _out.print(sample_rows(result.output, show))
+
+
+@app.command()
+def plan(spec: SpecPath, as_json: AsJson = False) -> None:
+    """Check a job and show its rows, tokens, shards and memory by depth; writes nothing."""
+    from helios_batch.job import prepare  # noqa: PLC0415
+    from helios_batch.preflight import preflight  # noqa: PLC0415
+    from helios_batch.report.plan import plan_tables  # noqa: PLC0415
+    from helios_batch.spec_file import load_spec  # noqa: PLC0415
+
+    result = preflight(prepare(load_spec(spec)))
+    if as_json:
+        typer.echo(json.dumps(asdict(result), indent=2))
+    else:
+        _out.print(plan_tables(result))
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Show what this machine offers and what is missing."""
+    from helios_batch.report.doctor import examine  # noqa: PLC0415
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([asdict(finding) for finding in findings], indent=2))
+    else:
+        table = Table("check", "state", "found", "what to do", title="doctor")
+        for finding in findings:
+            state = "[green]ok[/]" if finding.ok else "[yellow]missing[/]"
+            table.add_row(finding.check, state, finding.found, finding.fix)
+        _out.print(table)
+
+
+@models.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """List the packs and whether they are fetched."""
+    from helios_batch.models.packs import PACKS, is_fetched, pack_folder  # noqa: PLC0415
+
+    rows = [asdict(pack) | {"fetched": is_fetched(pack)} for pack in PACKS.values()]
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    table = Table("pack", "model", "layers", "licence", "fetched to", title="packs")
+    for pack in PACKS.values():
+        place = str(pack_folder(pack)) if is_fetched(pack) else "not fetched"
+        table.add_row(pack.name, pack.title, str(pack.num_layers), pack.license, place)
+    _out.print(table)
+    _out.print("Local folders and Hugging Face hub ids are models too.")
+
+
+@models.command("fetch")
+def fetch_model(name: Annotated[str, typer.Argument(help="Name of a pack.")]) -> None:
+    """Download, check and convert a pack into the cache folder."""
+    from helios_batch.errors import ModelError  # noqa: PLC0415
+    from helios_batch.models.packs import PACKS, fetch  # noqa: PLC0415
+
+    if name not in PACKS:
+        raise ModelError(f"unknown pack {name!r}", fix=f"the packs are {', '.join(PACKS)}")
+    with _interruptible("nothing was kept; fetch it again"):
+        folder = fetch(PACKS[name], lambda line: _err.print(line, markup=False))
+    typer.echo(folder)
+
+
+@models.command("show")
+def show_model(
+    name: Annotated[str, typer.Argument(help="A pack, a folder or a hub id.")],
+    as_json: AsJson = False,
+) -> None:
+    """Describe a model: its shape, and its weights in memory by depth."""
+    from helios_batch.models.folder import open_model  # noqa: PLC0415
+    from helios_batch.report.model import describe, model_table  # noqa: PLC0415
+
+    facts = describe(open_model(name))
+    if as_json:
+        typer.echo(json.dumps(facts, indent=2))
+    else:
+        _out.print(model_table(facts))
+
+
+if __name__ == "__main__":
+    main()

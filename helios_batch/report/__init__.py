@@ -1,0 +1,1 @@
+"""Progress while a job runs and the summary after it."""

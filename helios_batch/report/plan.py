@@ -1,0 +1,50 @@
+"""The output of `plan` for a person."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.table import Table
+
+from helios_batch.preflight import Preflight
+
+
+def plan_tables(plan: Preflight) -> Group:
+    """Return a table of what the job comes to, and one of memory by depth."""
+    facts = Table(title="Plan", show_header=False, title_justify="left")
+    facts.add_column(style="bold")
+    facts.add_column(overflow="fold")
+    median, ninetieth, longest = plan.prompt_tokens
+    errors = ", ".join(f"{code} {count}" for code, count in plan.sample_errors.items())
+    facts.add_row("rows", f"{plan.rows:,} in {plan.files:,} files, {plan.shards:,} shards")
+    facts.add_row(
+        "prompt tokens",
+        f"median {median:,}, 90 % up to {ninetieth:,}, longest {longest:,} "
+        f"(of {plan.sampled_rows:,} rows spread over the input)",
+    )
+    facts.add_row("new tokens", f"up to {plan.max_new_tokens:,} a row")
+    facts.add_row("rows that will fail", f"{errors or 'none'} (in the same sample)")
+    facts.add_row("model", f"{plan.model} at {plan.depth} layers, {plan.dtype} on {plan.device}")
+    facts.add_row("memory budget", _mib(plan.memory_budget))
+    facts.add_row("fingerprint", plan.fingerprint)
+    memory = Table(
+        "layers",
+        "weights",
+        "activations",
+        "KV of one sequence",
+        "batch size",
+        title=f"Memory by depth, for sequences of {plan.sequence_tokens:,} tokens",
+        title_justify="left",
+    )
+    for row in plan.memory:
+        memory.add_row(
+            f"{row.depth}{' (this job)' if row.depth == plan.depth else ''}",
+            _mib(row.weights),
+            _mib(row.activations),
+            _mib(row.kv_per_sequence),
+            str(row.batch_size) if row.batch_size else "does not fit",
+        )
+    return Group(facts, memory)
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,103 @@
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from helios_batch.records import EngineFacts
+from helios_batch.records import Progress as Step
+
+_LINE_EVERY_SECONDS = 10.0
+
+
+class RunProgress:
+    """Shows rows, rows/s, tokens/s, batch, layers loaded and the time left.
+
+    Rates are of this run alone; rows finished by earlier runs count as done, not as speed.
+    """
+
+    def __init__(self, console: Console, clock: float | None = None) -> None:
+        self._console = console
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.fields[status]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self._task: TaskID | None = None
+        self._engine: EngineFacts | None = None
+        self._total = self._resumed = self._finished = self._in_shard = 0
+        self._tokens = self._batch = 0
+        self._began = self._printed = time.monotonic() if clock is None else clock
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._bar.stop()
+
+    def loading(self) -> None:
+        """Say that the engine is being loaded."""
+        self._console.print("loading the model")
+
+    def started(self, engine: EngineFacts, rows: int, rows_done: int) -> None:
+        """Begin to count."""
+        self._engine, self._total, self._resumed = engine, rows, rows_done
+        self._began = self._printed = time.monotonic()
+        self._task = self._bar.add_task("rows", total=rows, completed=rows_done, status="")
+        if rows_done:
+            self._console.print(f"going on after {rows_done} of {rows} rows")
+
+    def step(self, progress: Step) -> None:
+        """Count a step's tokens and rows."""
+        self._in_shard = progress.rows_done
+        self._tokens += progress.new_tokens
+        self._batch = progress.batch
+        self._show()
+
+    def shard_done(self, rows: int) -> None:
+        """Count a finished shard."""
+        self._finished += rows
+        self._in_shard = 0
+        self._show()
+
+    def _show(self) -> None:
+        now = time.monotonic()
+        if self._task is not None and not self._bar.disable:
+            done = self._resumed + self._finished + self._in_shard
+            self._bar.update(self._task, completed=done, status=self.status(now))
+        elif now - self._printed >= _LINE_EVERY_SECONDS:
+            self._printed = now
+            self._console.print(self.status(now))
+
+    def status(self, now: float) -> str:
+        """Return the line that is shown at time `now` (of the monotonic clock)."""
+        new = self._finished + self._in_shard
+        seconds = max(now - self._began, 1e-9)
+        rate = new / seconds
+        left = self._total - self._resumed - new
+        eta = _duration(left / rate) if rate else "unknown"
+        engine = self._engine
+        layers = f"{engine.layers_loaded}/{engine.num_layers} layers" if engine else ""
+        return (
+            f"{self._resumed + new}/{self._total} rows · {rate:.1f} rows/s · "
+            f"{self._tokens / seconds:.0f} tokens/s · batch {self._batch} · {layers} · ETA {eta}"
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

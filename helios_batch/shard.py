@@ -1,0 +1,82 @@
+"""One shard, start to end: the one path that local runs and queue workers share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from helios_batch.data.output import OutputFolder
+from helios_batch.data.prompts import PromptRenderer
+from helios_batch.data.reader import RowReader
+from helios_batch.data.schema import part_table
+from helios_batch.data.shards import Shard
+from helios_batch.data.source import InputTable
+from helios_batch.records import Generation, Generator, Progress, Prompt, RowError
+from helios_batch.spec import SamplingSpec
+from helios_batch.totals import Totals
+
+
+@dataclass(frozen=True)
+class ShardContext:
+    """What all shards of a job have in common."""
+
+    table: InputTable
+    reader: RowReader
+    renderer: PromptRenderer
+    passed: tuple[str, ...]
+    sampling: SamplingSpec
+    output: OutputFolder
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class ShardResult:
+    """A shard's totals, and whether this attempt's part is the one that was published."""
+
+    totals: Totals
+    published: bool
+
+
+def run_shard(
+    shard: Shard,
+    context: ShardContext,
+    engine: Generator,
+    on_step: Callable[[Progress], None] | None = None,
+) -> ShardResult:
+    """Read a shard's rows, generate, and publish its part.
+
+    On failure or interruption nothing is published and the shard can be run again; a second
+    attempt at a published shard changes nothing.
+
+    Raises:
+        ReadError: the input can't be read.
+        WriteError: the part can't be written.
+    """
+    started = time.perf_counter()
+    rows = context.reader.read(shard.start, shard.stop)
+    rendered = context.renderer.render(rows, shard.start)
+    read_seconds = time.perf_counter() - started
+
+    before = (engine.stats.prefill_seconds, engine.stats.decode_seconds)
+    prompts = [item for item in rendered if isinstance(item, Prompt)]
+    generated = iter(engine.generate(prompts, context.sampling, on_step))
+    generations = [
+        Generation.failed(shard.start + i, item) if isinstance(item, RowError) else next(generated)
+        for i, item in enumerate(rendered)
+    ]
+
+    totals = Totals.of(generations)
+    totals.largest_batch = engine.stats.largest_batch
+    totals.engines = [engine.facts]
+    started = time.perf_counter()
+    ids = context.table.ids(shard.start, shard.stop)
+    part = part_table(rows.select(list(context.passed)), ids, generations)
+    totals.seconds = {
+        "read": read_seconds,
+        "prefill": engine.stats.prefill_seconds - before[0],
+        "decode": engine.stats.decode_seconds - before[1],
+        "write": time.perf_counter() - started,
+    }
+    published = context.output.publish_part(shard, part, context.fingerprint, totals.to_json())
+    return ShardResult(totals, published)
