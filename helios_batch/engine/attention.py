@@ -2,7 +2,8 @@
 
 Both are arranged so that a row's result does not depend on the rows beside it: a decode row is its
 own matrix in a batched product whose length is rounded to the granule, and a prefill chunk is
-attended on its own.
+attended on its own. This holds bit for bit on a CPU for models whose heads have more than 128
+elements in all; smaller (toy) ones fall under a size at which torch changes its kernel.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch.nn.functional as F
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.slots import GRANULE
 from helios_batch.models.config import DecoderConfig
+
+_SUM_BLOCK = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,10 +126,25 @@ class DecodeAttention:
             scores = scores.view(count, heads, group, span.length).mul_(config.attention_scale)
             scores += biases[config.layers[layer].window]
             weights = scores.softmax(dim=-1).to(query.dtype)
-            mixed = torch.bmm(weights.view(count * heads, group, span.length), seen_values)
+            mixed = _weigh(weights.view(count * heads, group, span.length), seen_values)
             result[rows] = mixed.view(count, -1, dim)
             first += count
         return result
+
+
+def _weigh(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Return weights [N, group, length] times values [N, length, head_dim].
+
+    CPU libraries split long float32 sums at places that depend on the length, which depends on the
+    batch; fixed blocks leave them nothing to split. Masked tokens add exact zeros.
+    """
+    if weights.dtype != torch.float32:
+        return torch.bmm(weights, values)
+    result = torch.bmm(weights[..., :_SUM_BLOCK], values[:, :_SUM_BLOCK])
+    for begin in range(_SUM_BLOCK, weights.shape[-1], _SUM_BLOCK):
+        block = slice(begin, begin + _SUM_BLOCK)
+        result += torch.bmm(weights[..., block], values[:, block])
+    return result
 
 
 class _Span(NamedTuple):

@@ -188,6 +188,8 @@ class Engine:
         """Append the new tokens; let finished sequences go and close their gaps."""
         for sequence, token, confidence in new:
             sequence.append(token, confidence)
+        # only now do all lengths count what the step has stored, as moves need them
+        for sequence, _, _ in new:
             if sequence.finish is not None:
                 call.results[sequence.index] = self._generation(sequence)
                 move = scheduler.finish(sequence)

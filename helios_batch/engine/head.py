@@ -35,11 +35,13 @@ def best_token(hidden: torch.Tensor, head: torch.Tensor) -> Best:
         logits = F.linear(hidden, head[begin : begin + HEAD_TILE])
         # `max` takes a quarter of `argmax`'s time
         tile_top, tile_token = logits.max(dim=-1)
-        higher = tile_top > top
-        token = torch.where(higher, tile_token + begin, token)
-        new_top = torch.where(higher, tile_top.float(), top)
-        total = total * (top - new_top).exp_()
-        total += logits.float().sub_(new_top[:, None]).exp_().sum(dim=-1)
+        # the top's share is 1 / sum(exp(logits - top)); this kernel treats each row by itself,
+        # where an element-wise exp rounds by an element's place in the whole batch
+        share = logits.float().softmax(dim=-1).gather(-1, tile_token[:, None]).squeeze(-1)
+        tile_top = tile_top.float()
+        token = torch.where(tile_top > top, tile_token + begin, token)
+        new_top = torch.maximum(tile_top, top)
+        total = total * (top - new_top).exp_() + (tile_top - new_top).exp_() / share
         top = new_top
     return Best(token, total.reciprocal_())
 

@@ -16,8 +16,9 @@ from helios_batch.engine.sequence import Sequence
 from helios_batch.engine.slots import Move, SlotAllocator
 from helios_batch.models.decoder import Attention, Decoder
 
-_MIN_ROWS = 8
-"""Matrix products of fewer rows take another path on CPUs, with other rounding."""
+_ROW_GRANULE = 16
+"""Rows are padded to multiples of this many, so that none falls into the remainder that CPU
+libraries treat apart, with other rounding: a row must not depend on its place in the batch."""
 
 
 class NextToken(NamedTuple):
@@ -84,8 +85,8 @@ class Runner:
     def _forward(
         self, tokens: list[int], positions: list[int], attention: Attention
     ) -> torch.Tensor:
-        """Return hidden states [T, hidden_size]; T is padded to `_MIN_ROWS` with rows to ignore."""
-        padding = [0] * max(0, _MIN_ROWS - len(tokens))
+        """Return hidden states; T is padded with rows to ignore."""
+        padding = [0] * (-len(tokens) % _ROW_GRANULE)
         return self._decoder.forward(
             torch.tensor(tokens + padding, device=self._device),
             torch.tensor(positions + padding, device=self._device),
@@ -97,7 +98,7 @@ class Runner:
     ) -> list[NextToken]:
         if not ends:
             return []
-        rows = [row for _, row in ends] + [0] * max(0, _MIN_ROWS - len(ends))
+        rows = [row for _, row in ends] + [0] * (-len(ends) % _ROW_GRANULE)
         normed = self._decoder.final_norm(hidden[torch.tensor(rows, device=self._device)])
         head = self._decoder.weights.head
         best = best_token(normed, head)
@@ -107,7 +108,7 @@ class Runner:
             chosen = sampled[begin : begin + SAMPLED_ROWS]
             sequences = [ends[i][0] for i in chosen]
             uniforms = torch.tensor([s.uniform() for s in sequences], dtype=torch.float64)
-            padded = chosen + [0] * max(0, _MIN_ROWS - len(chosen))
+            padded = chosen + [0] * (-len(chosen) % _ROW_GRANULE)
             row_logits = logits(normed[padded], head)[: len(chosen)]
             drawn = draw(row_logits, sequences[0].sampling, uniforms.to(self._device))
             for i, token in zip(chosen, drawn.tolist(), strict=True):

@@ -1,0 +1,166 @@
+"""The job spec: what is accepted, and how what is not is explained."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helios_batch.errors import SpecError
+from helios_batch.spec import JobSpec, LimitSpec, digest
+from helios_batch.spec_file import load_spec, parse_spec
+from helios_batch.units import parse_bytes
+
+LEAST: dict[str, Any] = {
+    "name": "t",
+    "input": {"path": "in.parquet"},
+    "prompt": {"template": "{{ text }}"},
+    "models": ["smollm2-135m"],
+    "output": {"path": "out"},
+}
+WHOLE = """
+name: stdlib-summaries
+input:
+  path: data/docstrings.parquet
+  columns: [module, name]
+prompt:
+  template: "Summarize in one sentence:\\n{{ docstring }}"
+  system: "You write terse technical summaries."
+task: {type: generate}
+sampling:
+  {max_tokens: 48, temperature: 0, top_p: 1.0, top_k: 0, seed: 0, stop: [], ignore_eos: false}
+models: [smollm2-135m]
+depth: 10
+objective: throughput
+quality: null
+output: {path: out/stdlib-summaries, rows_per_shard: 512}
+resources: {device: auto, dtype: auto, memory: 2GiB, threads: 2, max_batch: null}
+limits: {max_failed_rows: 1%, max_total_tokens: null, deadline: null}
+"""
+
+
+def test_every_key_of_the_contract_is_read(tmp_path: Path) -> None:
+    """A spec that gives every key comes back with every value; defaults are those documented."""
+    file = tmp_path / "job.yaml"
+    file.write_text(WHOLE)
+    spec = load_spec(file)
+    assert spec.input.columns == ("module", "name")
+    assert spec.depth == 10
+    assert spec.resources.memory == 2 * 2**30
+    assert spec.limits.failed_rows_allowed(2000) == 20
+    assert spec.sampling.temperature == 0.0
+    least = parse_spec(LEAST, "here")
+    assert (least.depth, least.output.rows_per_shard) == ("full", 512)
+    assert least.limits.failed_rows_allowed(10) is None
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    """A spec may be JSON; what a spec dumps is a spec again."""
+    file = tmp_path / "job.json"
+    file.write_text(json.dumps(LEAST))
+    spec = load_spec(file)
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+WRONG = [
+    ({"nmae": 1}, "nmae: unknown key", "name, input, prompt"),
+    ({"input": {"path": "x", "column": ["a"]}}, "input.column: unknown key", "path, columns"),
+    ({"input": {"path": "x", "columns": ["a", "a"]}}, "input.columns: name each column once", ""),
+    ({"prompt": {}}, "exactly one of template, column, messages", ""),
+    ({"prompt": {"template": "a", "column": "b"}}, "found template and column", ""),
+    ({"prompt": {"messages": "m", "system": "s"}}, "carry their own system", ""),
+    ({"task": {"type": "label"}}, "task: type 'label' is not available in this version", ""),
+    ({"quality": {"min_agreement": 0.9}}, "quality: a quality contract is not available", ""),
+    ({"depth": "auto"}, "depth: depth 'auto' is not available", ""),
+    ({"depth": 0}, "depth: write full or a number of layers, 1 or more (found 0)", ""),
+    ({"depth": True}, "depth: write full or a number of layers", ""),
+    ({"objective": "latency"}, "objective: objective 'latency' is not available", ""),
+    ({"models": ["a", "b"]}, "models: more than one candidate model is not available", ""),
+    ({"models": []}, "models: write a list of one model", ""),
+    ({"limits": {"deadline": "2h"}}, "limits.deadline: this limit is not available", ""),
+    ({"limits": {"max_total_tokens": 5}}, "limits.max_total_tokens: this limit is not", ""),
+    ({"limits": {"max_failed_rows": "101%"}}, "write a share such as 1%", ""),
+    ({"limits": {"max_failed_rows": -1}}, "can't be negative", ""),
+    ({"sampling": {"temperature": -1}}, "sampling.temperature: Input should be greater", ""),
+    ({"sampling": {"temperature": float("nan")}}, "sampling.temperature", ""),
+    ({"sampling": {"top_p": 0}}, "sampling.top_p: Input should be greater than 0", ""),
+    ({"sampling": {"max_tokens": "48"}}, "sampling.max_tokens: Input should be a valid", ""),
+    ({"sampling": {"stop": [""]}}, "sampling.stop.0", ""),
+    ({"resources": {"memory": "2 gigs"}}, "write a size such as 2GiB", ""),
+    ({"resources": {"device": "gpu"}}, "resources.device", ""),
+    ({"resources": {"threads": 0}}, "resources.threads", ""),
+    ({"output": {"path": "o", "rows_per_shard": 0}}, "output.rows_per_shard", ""),
+    ({"output": {}}, "output.path: this key is required", ""),
+]
+
+
+@pytest.mark.parametrize(("change", "message", "fix"), WRONG, ids=[str(w[0]) for w in WRONG])
+def test_errors_name_key_value_and_remedy(change: dict[str, Any], message: str, fix: str) -> None:
+    """Every wrong or not yet available key is refused by name."""
+    with pytest.raises(SpecError) as caught:
+        parse_spec(LEAST | change, "job.yaml")
+    assert message in caught.value.what
+    assert caught.value.where == "job.yaml"
+    assert caught.value.fix
+    assert fix in caught.value.fix
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: [", "not valid YAML"),
+        ("name: a\nname: b\n", "'name' is given twice"),
+        ("- a\n", "not a mapping"),
+        ("", "not a mapping"),
+        ("name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
+        ("\xff", "can't read the job spec"),
+    ],
+)
+def test_files_that_are_no_specs(text: str, message: str, tmp_path: Path) -> None:
+    """Broken YAML, duplicate keys, code and other encodings are explained."""
+    file = tmp_path / "job.yaml"
+    file.write_bytes(text.encode("latin-1"))
+    with pytest.raises(SpecError, match=message):
+        load_spec(file)
+    with pytest.raises(SpecError, match="can't read"):
+        load_spec(tmp_path / "absent.yaml")
+
+
+def test_identity_holds_what_decides_the_output_and_no_more() -> None:
+    """Resources, limits, name and place may change between runs; the rest may not."""
+    spec = parse_spec(LEAST, "here")
+    same = [
+        {"name": "other"},
+        {"output": {"path": "elsewhere"}},
+        {"resources": {"memory": "1GiB", "threads": 1, "max_batch": 3, "device": "cpu"}},
+        {"limits": {"max_failed_rows": 3}},
+    ]
+    other = [
+        {"sampling": {"seed": 1}},
+        {"depth": 3},
+        {"resources": {"dtype": "float32"}},
+        {"output": {"path": "out", "rows_per_shard": 7}},
+        {"prompt": {"template": "{{ text }} "}},
+    ]
+    base = digest(spec.identity())
+    for change in same:
+        assert digest(parse_spec(LEAST | change, "").identity()) == base
+    for change in other:
+        assert digest(parse_spec(LEAST | change, "").identity()) != base
+
+
+@given(st.integers(1, 10**6), st.sampled_from([("KiB", 2**10), ("MB", 10**6), ("GiB", 2**30)]))
+def test_sizes(count: int, unit: tuple[str, int]) -> None:
+    """Binary and decimal units are told apart."""
+    assert parse_bytes(f"{count}{unit[0]}") == parse_bytes(f" {count} {unit[0]}") == count * unit[1]
+
+
+def test_shares_are_of_all_rows() -> None:
+    """A share is rounded down to whole rows; a count stands as it is."""
+    assert LimitSpec.model_validate({"max_failed_rows": "1%"}).failed_rows_allowed(199) == 1
+    assert LimitSpec.model_validate({"max_failed_rows": 5}).failed_rows_allowed(199) == 5
+    assert LimitSpec.model_validate({"max_failed_rows": 0}).failed_rows_allowed(199) == 0
