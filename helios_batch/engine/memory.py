@@ -14,6 +14,8 @@ from helios_batch.models.config import DecoderConfig
 
 HEAD_TILE = 4096
 """Vocabulary entries that the output head treats at a time."""
+LIBRARY_SCRATCH = 16 << 20
+"""Bytes left for what matrix libraries and the allocator hold beside the tensors."""
 SAMPLED_ROWS = 16
 """Rows that are sampled at a time; only these have logits over the whole vocabulary."""
 
@@ -127,4 +129,4 @@ def activation_bytes(config: DecoderConfig, itemsize: int, shape: StepShape) -> 
     # a head tile in its own type and twice in float32
     head = shape.max_batch * HEAD_TILE * (itemsize + 8)
     sampling = SAMPLED_ROWS * config.vocab_size * 6 * 4
-    return tokens * per_token + max(scores, head + sampling)
+    return LIBRARY_SCRATCH + tokens * per_token + max(scores, head + sampling)

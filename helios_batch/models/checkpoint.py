@@ -21,6 +21,7 @@ from helios_batch.errors import ModelError
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _MAX_HEADER = 100_000_000
+_BUFFER_BYTES = 4 << 20
 _INDEX = "model.safetensors.index.json"
 
 
@@ -55,6 +56,7 @@ class Checkpoint:
         self.bytes_read = 0
         self.tensors_read: list[str] = []
         self._handles: dict[Path, int] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
         self.files = _weight_files(folder)
         self.entries: dict[str, TensorEntry] = {}
         for file in self.files:
@@ -72,7 +74,8 @@ class Checkpoint:
         self.close()
 
     def close(self) -> None:
-        """Close the files; `read` opens them again when needed."""
+        """Close the files and drop the buffer; reading makes them anew when needed."""
+        self._buffer = torch.empty(0, dtype=torch.uint8)
         while self._handles:
             os.close(self._handles.popitem()[1])
 
@@ -99,8 +102,38 @@ class Checkpoint:
         """Read one tensor in the type it is stored in.
 
         Raises:
+            ModelError: as `read_into` does.
+        """
+        entry = self._readable(name)
+        tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+        self.read_into(name, tensor)
+        return tensor
+
+    def read_into(self, name: str, target: torch.Tensor) -> None:
+        """Read one tensor into `target`, of the same shape and of any type, device and strides.
+
+        It passes through a small buffer, so that loading takes no more memory than is loaded.
+
+        Raises:
             ModelError: it is missing, of an unsupported type, or the file ends early.
         """
+        entry = self._readable(name)
+        if target.shape != entry.shape:
+            raise ValueError(f"tensor {name!r} is {entry.shape}, the target {target.shape}")
+        rows = entry.shape[0] if entry.shape else 1
+        row_bytes = max(1, entry.size // max(1, rows))
+        step = max(1, _BUFFER_BYTES // row_bytes)
+        handle = self._open(entry.file)
+        for first in range(0, rows, step):
+            count = min(step, rows - first)
+            stored = self._buffer_of(count * row_bytes)
+            self._read_bytes(handle, stored, entry.begin + first * row_bytes, name, entry.file)
+            part = stored.view(_DTYPES[entry.dtype]).view(count, *entry.shape[1:])
+            target[first : first + count].copy_(part)
+        self.bytes_read += entry.size
+        self.tensors_read.append(name)
+
+    def _readable(self, name: str) -> TensorEntry:
         entry = self.entry(name)
         if entry.dtype not in _DTYPES:
             raise ModelError(
@@ -108,18 +141,22 @@ class Checkpoint:
                 where=str(entry.file),
                 fix=f"use a checkpoint stored as one of {', '.join(_DTYPES)}",
             )
-        tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
-        buffer = memoryview(tensor.view(-1).view(torch.uint8).numpy().data)
-        handle = self._open(entry.file)
+        return entry
+
+    def _buffer_of(self, size: int) -> torch.Tensor:
+        if size > len(self._buffer):
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        return self._buffer[:size]
+
+    @staticmethod
+    def _read_bytes(handle: int, into: torch.Tensor, offset: int, name: str, file: Path) -> None:
+        buffer = into.numpy().data
         done = 0
-        while done < entry.size:
-            count = os.preadv(handle, [buffer[done:]], entry.begin + done)
+        while done < len(buffer):
+            count = os.preadv(handle, [buffer[done:]], offset + done)
             if count == 0:
-                raise ModelError(f"the file ends inside tensor {name!r}", where=str(entry.file))
+                raise ModelError(f"the file ends inside tensor {name!r}", where=str(file))
             done += count
-        self.bytes_read += entry.size
-        self.tensors_read.append(name)
-        return tensor
 
     def _open(self, file: Path) -> int:
         if file not in self._handles:

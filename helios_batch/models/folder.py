@@ -101,7 +101,11 @@ def _from_hub(name: str) -> Path:
     from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
 
     try:
-        return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+        return Path(
+            snapshot_download(
+                name, allow_patterns=list(_FILES), ignore_patterns=["*/*", "consolidated*"]
+            )
+        )
     except Exception as exc:  # the hub's client raises many kinds
         reason = str(exc).strip().splitlines()[0] if str(exc).strip() else type(exc).__name__
         raise ModelError(

@@ -143,14 +143,13 @@ class GreedyLoader:
         result = torch.empty(shape, dtype=self._dtype, device=self._device)
         row = 0
         for name in names:
-            part = self._checkpoint.read(name)
-            if transposed:
-                part = part.T
-            target = result[row : row + part.shape[0]]
-            if target.shape != part.shape:
+            stored = self._checkpoint.entry(name).shape
+            part = stored[::-1] if transposed else stored
+            target = result[row : row + part[0]]
+            if target.shape != part:
                 raise self._wrong_shape(names, shape)
-            target.copy_(part)
-            row += part.shape[0]
+            self._checkpoint.read_into(name, target.T if transposed else target)
+            row += part[0]
         if row != shape[0]:
             raise self._wrong_shape(names, shape)
         return result

@@ -58,3 +58,19 @@ class StubEngine:
             Generation(p.row, f"echo {p.content!s:.20}", FinishReason.STOP, 3, 1, record)
             for p in prompts
         ]
+
+
+class Silent:
+    """Watches a run and says nothing."""
+
+    def loading(self) -> None:
+        """Ignore."""
+
+    def started(self, engine: EngineFacts, rows: int, rows_done: int) -> None:
+        """Ignore."""
+
+    def step(self, progress: Progress) -> None:
+        """Ignore."""
+
+    def shard_done(self, rows: int) -> None:
+        """Ignore."""
