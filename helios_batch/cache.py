@@ -21,12 +21,13 @@ def cache_folder() -> Path:
 def file_digest(path: Path) -> str:
     """Return the SHA-256 of a file's bytes.
 
-    It is remembered in the cache folder by path, size and time of change, so that a large weight
+    It is remembered in the cache folder by path, inode, size and times, so that a large weight
     file is hashed once. A cache that can't be written is done without.
     """
     real = path.resolve()
     status = real.stat()
-    key = [str(real), status.st_size, status.st_mtime_ns]
+    # a change of content moves the ctime even where tools restore the mtime
+    key = [str(real), status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns]
     note = cache_folder() / "digests" / f"{hashlib.sha256(str(real).encode()).hexdigest()}.json"
     try:
         remembered = json.loads(note.read_text())

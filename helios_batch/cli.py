@@ -13,6 +13,7 @@ from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from helios_batch.errors import HeliosError, Interrupted
@@ -63,7 +64,8 @@ def run(
     show: Annotated[int, typer.Option(min=0, help="Print this many results.")] = 0,
 ) -> None:
     """Run a job in this process; running it again resumes it."""
-    from helios_batch.job import load_engine, prepare  # noqa: PLC0415
+    from helios_batch.job import prepare  # noqa: PLC0415
+    from helios_batch.loading import load_engine  # noqa: PLC0415
     from helios_batch.local import run_local  # noqa: PLC0415
     from helios_batch.report.progress import RunProgress  # noqa: PLC0415
     from helios_batch.report.summary import sample_rows, summary_table  # noqa: PLC0415
@@ -112,7 +114,7 @@ def doctor(as_json: AsJson = False) -> None:
         table = Table("check", "state", "found", "what to do", title="doctor")
         for finding in findings:
             state = "[green]ok[/]" if finding.ok else "[yellow]missing[/]"
-            table.add_row(finding.check, state, finding.found, finding.fix)
+            table.add_row(finding.check, state, escape(finding.found), finding.fix)
         _out.print(table)
 
 
@@ -128,7 +130,7 @@ def list_models(as_json: AsJson = False) -> None:
     table = Table("pack", "model", "layers", "licence", "fetched to", title="packs")
     for pack in PACKS.values():
         place = str(pack_folder(pack)) if is_fetched(pack) else "not fetched"
-        table.add_row(pack.name, pack.title, str(pack.num_layers), pack.license, place)
+        table.add_row(pack.name, pack.title, str(pack.num_layers), pack.license, escape(place))
     _out.print(table)
     _out.print("Local folders and Hugging Face hub ids are models too.")
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -17,16 +19,12 @@ from helios_batch.data.reader import RowReader
 from helios_batch.data.schema import output_schema
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import InputTable, open_input
-from helios_batch.errors import ModelError, SpecError
+from helios_batch.errors import OutputError, SpecError
 from helios_batch.models.folder import ModelFolder, open_model
 from helios_batch.shard import ShardContext
 from helios_batch.spec import JobSpec, digest
 
-if TYPE_CHECKING:
-    from helios_batch.engine.engine import Engine
-
 _FORMAT = 1
-_TYPICAL_PROMPT_TOKENS = 64
 
 
 @dataclass(frozen=True)
@@ -51,11 +49,10 @@ class Job:
         """The job's shards."""
         return ShardPlan(self.table.rows, self.spec.output.rows_per_shard)
 
-    @property
-    def sequence_tokens(self) -> int:
-        """Tokens that memory must hold for one sequence before the job is begun."""
-        wanted = self.spec.sampling.max_tokens + _TYPICAL_PROMPT_TOKENS
-        return min(wanted, self.model.config.context_length)
+    @cached_property
+    def created(self) -> datetime:
+        """When the job first began: as its output folder says, or now."""
+        return self.output.created() or datetime.now(UTC).replace(microsecond=0)
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -78,7 +75,7 @@ class Job:
             table=self.table,
             reader=RowReader(self.table, columns),
             renderer=self.renderer,
-            passed=self.passed,
+            schema=self.schema,
             sampling=self.spec.sampling,
             output=self.output,
             fingerprint=self.fingerprint,
@@ -95,6 +92,7 @@ class Job:
             "spec": self.spec.model_dump(mode="json"),
             "rows": self.table.rows,
             "shards": len(self.shards),
+            "created": self.created.isoformat(),
             "policy": {"model": self.model.name, "depth": self.depth, "decided_by": "spec"},
             "versions": {"helios_batch": __version__, "python": platform.python_version()}
             | {name: version(name) for name in packages},
@@ -121,25 +119,11 @@ def prepare(spec: JobSpec) -> Job:
             fix=f"{spec.model} has {layers} layers: write full or 1 to {layers}",
         )
     output = OutputFolder(spec.output.path)
-    return Job(spec, table, renderer, passed, schema, model, output)
-
-
-def load_engine(job: Job) -> Engine:
-    """Load the engine that a job asks for.
-
-    Raises:
-        ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
-        ResourceError: the device is not there, or memory is too small.
-    """
-    from helios_batch.engine.device import resolve  # noqa: PLC0415 - torch takes a second
-    from helios_batch.engine.engine import Engine  # noqa: PLC0415
-
-    engine = Engine(job.model, job.depth, resolve(job.spec.resources), job.sequence_tokens)
-    if job.renderer.makes_chat and not engine.tokenizer.has_chat_template:
-        raise ModelError(
-            f"model {job.model.name!r} has no chat template",
-            where="prompt",
-            fix="leave out prompt.system and prompt.messages and write the whole prompt as a "
-            "template, or use an instruction-tuned model",
+    if table.folder is not None and output.path.resolve().is_relative_to(table.folder.resolve()):
+        raise OutputError(
+            "the output folder lies inside the input: its parts would be read as input",
+            where=f"output.path, {output.path}",
+            fix="write outside of the input folder, or name the input with a glob such as "
+            f"{Path(table.folder) / '*.parquet'}",
         )
-    return engine
+    return Job(spec, table, renderer, passed, schema, model, output)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
+from helios_batch.data.shards import Shard
 from helios_batch.errors import FailureLimitError, OutputError
 from helios_batch.job import Job
 from helios_batch.records import EngineFacts, Generator, Progress
@@ -59,35 +60,51 @@ def run_local(job: Job, make_engine: Callable[[Job], Generator], observer: Obser
     finished = set()
     for shard, data in job.output.finished(job.shards, job.fingerprint):
         finished.add(shard.index)
-        totals += _read_totals(data, str(job.output.path / shard.part_name))
+        totals += _read_totals(data, job, shard)
     resumed_rows = totals.rows
-    created = job.output.created() or _now()
+    _check_failures(job, totals)
 
     if len(finished) < len(job.shards):
         observer.loading()
         engine = make_engine(job)
-        job.output.claim(job.record() | {"created": created})
+        _check_dtype(job, totals, engine.facts)
+        job.output.claim(job.record())
         observer.started(engine.facts, job.table.rows, resumed_rows)
         context = job.context()
         for index in range(len(job.shards)):
             if index in finished:
                 continue
-            result = run_shard(job.shards[index], context, engine, observer.step)
-            totals += result.totals
-            new += result.totals
-            observer.shard_done(result.totals.rows)
-            _check_failures(job, totals, created)
+            shard = job.shards[index]
+            result = run_shard(shard, context, engine, observer.step)
+            done = result.totals
+            if not result.published:
+                # another run was first; its part is the one that counts
+                done = _read_totals(job.output.part_totals(shard, job.fingerprint), job, shard)
+            totals += done
+            new += done
+            observer.shard_done(done.rows)
+            _check_failures(job, totals)
 
-    _check_failures(job, totals, created)
-    job.output.record(_final(job, totals, created, "done"), success=True)
+    job.output.record(_final(job, totals, "done"), success=True)
     return JobResult(job.output.path, totals, resumed_rows, time.perf_counter() - started, new)
 
 
-def _check_failures(job: Job, totals: Totals, created: str) -> None:
+def _check_dtype(job: Job, totals: Totals, engine: EngineFacts) -> None:
+    others = {old.dtype for old in totals.engines} - {engine.dtype}
+    if others:
+        raise OutputError(
+            f"the finished parts were computed in {', '.join(sorted(others))}; "
+            f"this run would use {engine.dtype}",
+            where=str(job.output.path),
+            fix=f"set resources.dtype to {min(others)}, or choose a new output folder",
+        )
+
+
+def _check_failures(job: Job, totals: Totals) -> None:
     allowed = job.spec.limits.failed_rows_allowed(job.table.rows)
     if allowed is None or totals.failed_rows <= allowed:
         return
-    job.output.record(_final(job, totals, created, "failed"), success=False)
+    job.output.record(_final(job, totals, "failed"), success=False)
     codes = ", ".join(f"{code} {count}" for code, count in totals.errors.most_common())
     raise FailureLimitError(
         f"{totals.failed_rows} of {totals.rows} rows failed so far ({codes}); "
@@ -98,25 +115,21 @@ def _check_failures(job: Job, totals: Totals, created: str) -> None:
     )
 
 
-def _final(job: Job, totals: Totals, created: str, status: str) -> dict[str, Any]:
+def _final(job: Job, totals: Totals, status: str) -> dict[str, Any]:
     summary = totals.to_json() | {
         "failed_rows": totals.failed_rows,
         "tokens_per_second": round(totals.tokens_per_second, 3),
     }
-    times = {"created": created, "finished": _now()}
-    return job.record() | {"status": status, "totals": summary} | times
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    return job.record() | {"status": status, "totals": summary, "finished": finished}
 
 
-def _read_totals(data: dict[str, Any], where: str) -> Totals:
+def _read_totals(data: dict[str, Any], job: Job, shard: Shard) -> Totals:
     try:
         return Totals.from_json(data)
     except (KeyError, TypeError, ValueError, AttributeError) as exc:
         raise OutputError(
             f"a finished part was written by another version: {exc!r}",
-            where=where,
+            where=str(job.output.path / shard.part_name),
             fix="finish the job with the version that began it, or choose a new output folder",
         ) from None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from helios_batch.data.reader import RowReader
 from helios_batch.engine.memory import StepShape, plan_memory
-from helios_batch.errors import ResourceError
+from helios_batch.errors import ModelError, ResourceError
 from helios_batch.job import Job
 from helios_batch.records import ErrorCode, Prompt, RowError
 
@@ -54,33 +54,73 @@ class Preflight:
     memory: tuple[MemoryAtDepth, ...]
 
 
-def preflight(job: Job) -> Preflight:
-    """Look at a job's input, prompts and memory.
+@dataclass(frozen=True)
+class PromptSample:
+    """Prompts of rows spread evenly over the input.
 
-    Prompts are rendered and tokenized for rows spread evenly over the input. Memory is planned for
-    sequences of the longest of them with all its new tokens.
+    `lengths` are tokens of those that can run; `errors` counts the others by code;
+    `sequence_tokens` is the longest with all its new tokens.
+    """
+
+    rows: int
+    lengths: list[int]
+    errors: dict[str, int]
+    sequence_tokens: int
+
+
+def sample_prompts(job: Job, tokenizer: Tokenizer) -> PromptSample:
+    """Render and tokenize a sample of the input's rows.
+
+    Raises:
+        ModelError: the job makes chats, and the model has no template for them.
+    """
+    if job.renderer.makes_chat and not tokenizer.has_chat_template:
+        raise ModelError(
+            f"model {job.model.name!r} has no chat template",
+            where="prompt",
+            fix="leave out prompt.system and prompt.messages and write the whole prompt as a "
+            "template, or use an instruction-tuned model",
+        )
+    reader = RowReader(job.table, job.renderer.columns)
+    rows = range(0, job.table.rows, max(1, job.table.rows // _SAMPLED_ROWS))
+    rendered = [job.renderer.render(reader.read(row, row + 1), row)[0] for row in rows]
+    prompts = [item for item in rendered if isinstance(item, Prompt)]
+    encoded = tokenizer.encode([prompt.content for prompt in prompts])
+    context = job.model.config.context_length
+    lengths = [len(item) for item in encoded if not isinstance(item, RowError)]
+    failed = [item for item in [*rendered, *encoded] if isinstance(item, RowError)]
+    errors = Counter(error.code.value for error in failed)
+    errors[ErrorCode.PROMPT_TOO_LONG.value] += sum(length >= context for length in lengths)
+    fitting = [length for length in lengths if length < context]
+    sequence = min(max(fitting, default=1) + job.spec.sampling.max_tokens, context)
+    return PromptSample(len(rows), fitting, dict(+errors), sequence)
+
+
+def preflight(job: Job) -> Preflight:
+    """Look at a job's input, prompts, checkpoint and memory.
 
     Raises:
         UsageError: as running the job would before its first row.
     """
     from helios_batch.engine.device import resolve  # noqa: PLC0415 - torch takes a second
+    from helios_batch.models.checkpoint import Checkpoint  # noqa: PLC0415
     from helios_batch.models.tokenizer import Tokenizer  # noqa: PLC0415
 
     job.output.check(job.fingerprint, job.identity)
     resources = resolve(job.spec.resources)
     config, shape = job.model.config, StepShape(max_batch=resources.max_batch)
-    lengths, errors, sampled = _sample(job, Tokenizer(job.model.path))
-    longest = max(lengths, default=0)
-    sequence = min(max(longest, 1) + job.spec.sampling.max_tokens, config.context_length)
-    itemsize = resources.dtype.itemsize
+    sample = sample_prompts(job, Tokenizer(job.model.path, job.created))
+    Checkpoint(job.model.path).close()
+    sequence, itemsize = sample.sequence_tokens, resources.dtype.itemsize
     # the same check, with the same message, as before the first row of a run
-    plan_memory(config, job.depth, itemsize, resources.memory, shape, job.sequence_tokens)
+    plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence)
 
     def at_depth(depth: int) -> MemoryAtDepth:
         roomy = plan_memory(config, depth, itemsize, 1 << 62, shape, sequence)
         try:
-            plan = plan_memory(config, depth, itemsize, resources.memory, shape, sequence)
-            batch = plan.batch_size
+            batch = plan_memory(
+                config, depth, itemsize, resources.memory, shape, sequence
+            ).batch_size
         except ResourceError:
             batch = 0
         per_sequence = roomy.kv_per_token * sequence
@@ -88,6 +128,7 @@ def preflight(job: Job) -> Preflight:
 
     layers = config.num_layers
     depths = sorted({job.depth, layers, *(max(1, layers * k // 6) for k in range(1, 6))})
+    lengths = sorted(sample.lengths) or [0]
     return Preflight(
         rows=job.table.rows,
         files=len(job.table.files),
@@ -98,34 +139,10 @@ def preflight(job: Job) -> Preflight:
         device=str(resources.device),
         dtype=str(resources.dtype).removeprefix("torch."),
         memory_budget=resources.memory,
-        sampled_rows=sampled,
-        prompt_tokens=(_percentile(lengths, 50), _percentile(lengths, 90), longest),
-        sample_errors=dict(errors),
+        sampled_rows=sample.rows,
+        prompt_tokens=(lengths[len(lengths) // 2], lengths[len(lengths) * 9 // 10], lengths[-1]),
+        sample_errors=sample.errors,
         max_new_tokens=job.spec.sampling.max_tokens,
         sequence_tokens=sequence,
         memory=tuple(at_depth(depth) for depth in depths),
     )
-
-
-def _sample(job: Job, tokenizer: Tokenizer) -> tuple[list[int], Counter[str], int]:
-    """Return prompt lengths in tokens, errors by code, and how many rows were looked at."""
-    reader = RowReader(job.table, job.renderer.columns)
-    step = max(1, job.table.rows // _SAMPLED_ROWS)
-    rows = range(0, job.table.rows, step)
-    rendered = [job.renderer.render(reader.read(row, row + 1), row)[0] for row in rows]
-    prompts = [item for item in rendered if isinstance(item, Prompt)]
-    encoded = tokenizer.encode([prompt.content for prompt in prompts])
-    lengths = [len(item) for item in encoded if not isinstance(item, RowError)]
-    failed = [item for item in [*rendered, *encoded] if isinstance(item, RowError)]
-    errors = Counter(error.code.value for error in failed)
-    context = job.model.config.context_length
-    too_long = sum(length >= context for length in lengths)
-    if too_long:
-        errors[ErrorCode.PROMPT_TOO_LONG.value] = too_long
-    return [length for length in lengths if length < context], errors, len(rows)
-
-
-def _percentile(values: list[int], percent: int) -> int:
-    if not values:
-        return 0
-    return sorted(values)[min(len(values) - 1, len(values) * percent // 100)]

@@ -17,6 +17,8 @@ class ErrorCode(StrEnum):
     EMPTY_PROMPT = "empty_prompt"
     TEMPLATE_ERROR = "template_error"
     PROMPT_TOO_LONG = "prompt_too_long"
+    EXCEEDS_MEMORY = "exceeds_memory"
+    UNKNOWN_TOKEN = "unknown_token"
     BAD_MESSAGES = "bad_messages"
 
 

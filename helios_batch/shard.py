@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from helios_batch.data.output import OutputFolder
 from helios_batch.data.prompts import PromptRenderer
 from helios_batch.data.reader import RowReader
@@ -24,7 +26,7 @@ class ShardContext:
     table: InputTable
     reader: RowReader
     renderer: PromptRenderer
-    passed: tuple[str, ...]
+    schema: pa.Schema
     sampling: SamplingSpec
     output: OutputFolder
     fingerprint: str
@@ -71,7 +73,7 @@ def run_shard(
     totals.engines = [engine.facts]
     started = time.perf_counter()
     ids = context.table.ids(shard.start, shard.stop)
-    part = part_table(rows.select(list(context.passed)), ids, generations)
+    part = part_table(context.schema, rows, ids, generations)
     totals.seconds = {
         "read": read_seconds,
         "prefill": engine.stats.prefill_seconds - before[0],

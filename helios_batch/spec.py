@@ -104,6 +104,13 @@ class SamplingSpec(_Section):
             return (value,)
         return tuple(value) if isinstance(value, list) else value
 
+    @field_validator("temperature")
+    @classmethod
+    def _not_nearly_greedy(cls, value: float) -> float:
+        if 0 < value < 0.01:
+            raise ValueError("write 0 for greedy, or 0.01 or more")
+        return value
+
     @field_validator("temperature", "top_p", mode="before")
     @classmethod
     def _whole_numbers_are_floats(cls, value: object) -> object:
@@ -212,13 +219,13 @@ class JobSpec(_Section):
     def identity(self) -> dict[str, Any]:
         """Return the keys that decide what the output holds, for the job's fingerprint.
 
-        Resources (but for dtype), limits, the name and the place of the output may change between
-        runs of one job.
+        Resources, limits, the name and the place of the output may change between runs of one job.
+        That all its parts have one dtype is checked against the parts themselves, as `auto` means
+        another one on another machine.
         """
         data = self.model_dump(mode="json")
-        data["dtype"] = data.pop("resources")["dtype"]
         data["rows_per_shard"] = data.pop("output")["rows_per_shard"]
-        del data["name"], data["limits"]
+        del data["name"], data["limits"], data["resources"]
         return data
 
 

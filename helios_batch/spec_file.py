@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,23 @@ class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses a key given twice."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key) for key, _ in node.value]
+        merge = "tag:yaml.org,2002:merge"
+        keys = [self.construct_object(key) for key, _ in node.value if key.tag != merge]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
                     problem=f"key {key!r} is given twice", problem_mark=node.start_mark
                 )
         return super().construct_mapping(node, deep)
+
+
+def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"key {twice!r} is given twice")
+    return found
 
 
 def load_spec(path: str | Path) -> JobSpec:
@@ -41,10 +52,18 @@ def load_spec(path: str | Path) -> JobSpec:
             where=where,
             fix="give the path of a YAML or JSON file",
         ) from None
+    kind = "JSON" if text.lstrip().startswith("{") and where.endswith(".json") else "YAML"
     try:
-        data = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as exc:
-        raise SpecError(f"the job spec is not valid YAML: {exc}", where=where) from None
+        if kind == "JSON":
+            data = json.loads(text, object_pairs_hook=_distinct)
+        else:
+            data = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError) as exc:  # YAML dates that don't exist are ValueErrors
+        raise SpecError(
+            f"the job spec is not valid {kind}: {exc}",
+            where=where,
+            fix="correct the line that the message names",
+        ) from None
     return parse_spec(data, where)
 
 
@@ -55,7 +74,11 @@ def parse_spec(data: object, where: str) -> JobSpec:
         SpecError: naming every wrong key, its value and what would be right.
     """
     if not isinstance(data, dict):
-        raise SpecError("the spec is not a mapping of keys", where=where)
+        raise SpecError(
+            "the spec is not a mapping of keys",
+            where=where,
+            fix=f"a spec takes the keys {', '.join(JobSpec.model_fields)}",
+        )
     try:
         return JobSpec.model_validate(data)
     except ValidationError as exc:

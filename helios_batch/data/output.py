@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -82,12 +83,15 @@ class OutputFolder:
     def claim(self, job: dict[str, Any]) -> None:
         """Make the folder this job's: write `_job.json` if it is not there yet.
 
+        A `_SUCCESS` of a folder that has lost parts since is taken away.
+
         Raises:
             OutputError: the folder can't be made or written, or another job claimed it just now.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             sweep(self.path)
+            (self.path / _SUCCESS).unlink(missing_ok=True)
             self._write_json(job, replace=False)
         except (OSError, WriteError) as exc:
             raise OutputError(
@@ -110,7 +114,7 @@ class OutputFolder:
         for index in range(len(plan)):
             shard = plan[index]
             if shard.part_name in names:
-                yield shard, self._part_totals(self.path / shard.part_name, fingerprint)
+                yield shard, self.part_totals(shard, fingerprint)
 
     def publish_part(
         self, shard: Shard, table: pa.Table, fingerprint: str, totals: dict[str, Any]
@@ -130,19 +134,21 @@ class OutputFolder:
         return publish(self.path / shard.part_name, write)
 
     def record(self, job: dict[str, Any], *, success: bool) -> None:
-        """Write the final `_job.json` and, if all shards are in, `_SUCCESS` after it.
+        """Write the final `_job.json` and, with `success`, `_SUCCESS` after it.
 
         Raises:
             WriteError: writing failed.
         """
+        if not success:
+            (self.path / _SUCCESS).unlink(missing_ok=True)
         self._write_json(job, replace=True)
         if success:
             publish(self.path / _SUCCESS, lambda file: None)
 
-    def created(self) -> str | None:
-        """Return when the job first claimed the folder, as `_job.json` has it."""
+    def created(self) -> datetime | None:
+        """Return when the job that the folder holds first began."""
         found = self._read_job() if self.path.is_dir() else None
-        return str(found["created"]) if found and "created" in found else None
+        return datetime.fromisoformat(found["created"]) if found and "created" in found else None
 
     def _read_job(self) -> dict[str, Any] | None:
         path = self.path / _JOB
@@ -168,8 +174,13 @@ class OutputFolder:
 
         publish(self.path / _JOB, write, replace=replace)
 
-    @staticmethod
-    def _part_totals(path: Path, fingerprint: str) -> dict[str, Any]:
+    def part_totals(self, shard: Shard, fingerprint: str) -> dict[str, Any]:
+        """Return the totals of a published part as JSON values.
+
+        Raises:
+            OutputError: the part is damaged or of another job.
+        """
+        path = self.path / shard.part_name
         try:
             note = json.loads(pq.read_metadata(path).metadata[_PART_KEY])
             if note["fingerprint"] != fingerprint:

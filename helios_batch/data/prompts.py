@@ -37,7 +37,7 @@ class PromptRenderer:
         self.columns: tuple[str, ...]
         self._render: _Render
         if spec.template is not None:
-            self.columns, self._render = _template(spec.template)
+            self.columns, self._render = _template(spec.template, set(table.schema.names))
             table.require(self.columns, "prompt.template")
         elif spec.column is not None:
             self.columns, self._render = (spec.column,), _column(spec.column)
@@ -51,13 +51,14 @@ class PromptRenderer:
 
     def render(self, rows: pa.Table, first_row: int) -> list[Prompt | RowError]:
         """Render each of `rows`; the first of them is row `first_row` of the input."""
-        if not self.columns:
-            values: list[dict[str, Any]] = [{}] * len(rows)
-        else:
-            values = rows.select(list(self.columns)).to_pylist()
-        return [self._render_row(first_row + i, value) for i, value in enumerate(values)]
+        return [
+            self._render_row(first_row + i, values)
+            for i, values in enumerate(_values(rows, list(self.columns)))
+        ]
 
-    def _render_row(self, row: int, values: dict[str, Any]) -> Prompt | RowError:
+    def _render_row(self, row: int, values: dict[str, Any] | RowError) -> Prompt | RowError:
+        if isinstance(values, RowError):
+            return values
         try:
             content = self._render(values)
         except _BadRowError as exc:
@@ -71,10 +72,36 @@ class PromptRenderer:
         return Prompt(row, content)
 
 
-def _template(source: str) -> tuple[tuple[str, ...], _Render]:
+def _values(rows: pa.Table, columns: list[str]) -> list[dict[str, Any] | RowError]:
+    """Return each row's columns as Python values, or why they can't be had (invalid UTF-8)."""
+    if not columns:
+        return [{}] * len(rows)
+    wanted = rows.select(columns)
+    for i, field in enumerate(wanted.schema):
+        # Python's datetime ends at microseconds; without this, pandas would have a say
+        if pa.types.is_timestamp(field.type) and field.type.unit == "ns":
+            kind = pa.timestamp("us", field.type.tz)
+            wanted = wanted.set_column(i, field.name, wanted.column(i).cast(kind, safe=False))
+    try:
+        values: list[dict[str, Any] | RowError] = wanted.to_pylist()
+    except ValueError:
+        values = []
+        for i in range(len(wanted)):
+            try:
+                values += wanted.slice(i, 1).to_pylist()
+            except ValueError as exc:
+                text = f"a value can't be read: {exc}"
+                values.append(RowError(ErrorCode.TEMPLATE_ERROR, text))
+    return values
+
+
+def _template(source: str, columns: set[str]) -> tuple[tuple[str, ...], _Render]:
     environment = ImmutableSandboxedEnvironment(
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True, finalize=_refuse_null
     )
+    # a column hides a global of Jinja that has its name, such as `range`
+    for name in columns.intersection(environment.globals):
+        del environment.globals[name]
     try:
         template = environment.from_string(source)
         names = jinja2.meta.find_undeclared_variables(environment.parse(source))
@@ -94,8 +121,7 @@ def _template(source: str) -> tuple[tuple[str, ...], _Render]:
             message = f"{type(exc).__name__}: {exc}"
             raise _BadRowError(ErrorCode.TEMPLATE_ERROR, message) from None
 
-    known = set(environment.globals)
-    return tuple(sorted(names - known)), render
+    return tuple(sorted(names)), render
 
 
 def _refuse_null(value: object) -> object:

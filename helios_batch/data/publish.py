@@ -34,8 +34,7 @@ def publish(target: Path, write: Callable[[BinaryIO], None], *, replace: bool = 
     temporary = target.with_name(f"{_TEMPORARY}{target.name}-{secrets.token_hex(8)}")
     try:
         try:
-            with temporary.open("xb") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)
+            with _locked(temporary) as file:
                 write(file)
                 file.flush()
                 os.fsync(file.fileno())
@@ -53,6 +52,16 @@ def publish(target: Path, write: Callable[[BinaryIO], None], *, replace: bool = 
             f"the output could not be written: {exc}", where=str(target), fix=_advice(exc)
         ) from None
     return True
+
+
+def _locked(path: Path) -> BinaryIO:
+    """Create a file and lock it; a sweep may remove it between the two, so look again."""
+    while True:
+        file = path.open("xb")
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(file.fileno()).st_nlink:
+            return file
+        file.close()
 
 
 def sweep(folder: Path) -> None:

@@ -59,9 +59,12 @@ def output_schema(table: InputTable, passed: Sequence[str]) -> pa.Schema:
 
 
 def part_table(
-    rows: pa.Table, ids: Sequence[tuple[str, int]], generations: Sequence[Generation]
+    schema: pa.Schema,
+    rows: pa.Table,
+    ids: Sequence[tuple[str, int]],
+    generations: Sequence[Generation],
 ) -> pa.Table:
-    """Return a part: `rows` as they came, each with its id and its generation, in order."""
+    """Return a part of `schema`: `rows` as they came, each with its id and its generation."""
     columns = {
         "row_id": [{"file": file, "row": row} for file, row in ids],
         "generated_text": [g.text for g in generations],
@@ -75,8 +78,8 @@ def part_table(
         ],
     }
     added = [pa.array(columns[field.name], field.type) for field in GENERATED]
-    fields = [field.remove_metadata() for field in rows.schema]
-    return pa.Table.from_arrays([*rows.columns, *added], schema=pa.schema([*fields, *GENERATED]))
+    passed = [rows.column(name) for name in schema.names[: len(schema) - len(added)]]
+    return pa.Table.from_arrays([*passed, *added], schema=schema)
 
 
 def _exit(generation: Generation) -> dict[str, object] | None:

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Rows `start` to `stop - 1` of the input; published as one part."""
+    """Rows `start` to `stop - 1` of the input; published as one part.
+
+    `digits` is the width of the number in the part's name: names sort as shards do.
+    """
 
     index: int
     start: int
     stop: int
+    digits: int = 5
 
     @property
     def rows(self) -> int:
@@ -21,7 +25,7 @@ class Shard:
     @property
     def part_name(self) -> str:
         """File name of the shard's part."""
-        return f"part-{self.index:05d}.parquet"
+        return f"part-{self.index:0{self.digits}d}.parquet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,4 +45,5 @@ class ShardPlan:
         if not 0 <= index < len(self):
             raise IndexError(index)
         start = index * self.rows_per_shard
-        return Shard(index, start, min(start + self.rows_per_shard, self.rows))
+        stop = min(start + self.rows_per_shard, self.rows)
+        return Shard(index, start, stop, max(5, len(str(len(self) - 1))))

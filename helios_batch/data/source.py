@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -52,10 +53,14 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputTable:
-    """All input files in order, as one table of `rows` rows."""
+    """All input files in order, as one table of `rows` rows.
+
+    `folder` is the local folder that was searched for them with all below it, if one was.
+    """
 
     files: tuple[InputFile, ...]
     schema: pa.Schema
+    folder: Path | None = None
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -108,18 +113,22 @@ def open_input(path: str) -> InputTable:
     Raises:
         InputError: nothing is there, a file is not readable Parquet, or schemas differ.
     """
-    filesystem, root, prefix = _filesystem(path)
+    place = _locate(path)
     try:
-        paths = _list(filesystem, root)
-    except OSError as exc:
-        raise InputError(f"can't look up the input: {exc}", where=path) from None
+        paths, folder = _list(place)
+    except (OSError, pa.ArrowException) as exc:
+        raise InputError(
+            f"can't look up the input: {exc}",
+            where=_without_secrets(path),
+            fix="check the path, its permissions and, for a URL, the connection",
+        ) from None
     if not paths:
         raise InputError(
             "no Parquet file was found",
-            where=path,
+            where=_without_secrets(path),
             fix="input.path takes a Parquet file, a folder of them, a glob or a URL",
         )
-    files = tuple(_open_file(filesystem, file, prefix + file) for file in paths)
+    files = tuple(_open_file(place.filesystem, file, place.prefix + file) for file in paths)
     schema = files[0].schema
     for file in files[1:]:
         if not file.schema.equals(schema):
@@ -128,49 +137,66 @@ def open_input(path: str) -> InputTable:
                 where=f"{file.name}, compared with {files[0].name}",
                 fix="give files of one schema, or write them anew with one",
             )
-    return InputTable(files, schema)
+    local = isinstance(place.filesystem, fs.LocalFileSystem)
+    return InputTable(files, schema, Path(folder) if local and folder else None)
 
 
-def _filesystem(path: str) -> tuple[fs.FileSystem, str, str]:
+class _Place(NamedTuple):
+    """A filesystem, a path or glob in it, and what to put before paths to name them."""
+
+    filesystem: fs.FileSystem
+    path: str
+    prefix: str
+
+
+def _locate(path: str) -> _Place:
     if "://" not in path:
-        return fs.LocalFileSystem(), path, ""
-    scheme = path.split("://", 1)[0]
+        return _Place(fs.LocalFileSystem(), str(Path(path).expanduser()), "")
+    # from_uri takes no glob, so it sees the part before the first one; in a URL `?` begins a query
+    glob = re.search(r"[^/]*[*\[].*", path)
+    base = path[: glob.start()] if glob else path
     try:
-        # from_uri rejects glob characters, so only the part before them selects the filesystem
-        base = _GLOB_CHARACTERS.split(path, maxsplit=1)[0]
-        filesystem, _ = fs.FileSystem.from_uri(base)
+        filesystem, root = fs.FileSystem.from_uri(base)
     except (pa.ArrowException, OSError, ValueError) as exc:
         raise InputError(
-            f"can't open the input's filesystem: {exc}",
-            where=path,
+            f"can't open the input's filesystem: {_without_secrets(str(exc))}",
+            where=_without_secrets(path),
             fix="use a local path or a URL that pyarrow.fs knows: file, s3, gs, hdfs",
         ) from None
-    if scheme == "file":
-        return filesystem, path.removeprefix("file://"), ""
-    return filesystem, path.split("://", 1)[1], f"{scheme}://"
+    scheme = path.split("://", 1)[0]
+    prefix = "" if scheme == "file" else f"{scheme}://"
+    return _Place(filesystem, f"{root.rstrip('/')}/{glob[0]}" if glob else root, prefix)
 
 
-def _list(filesystem: fs.FileSystem, root: str) -> list[str]:
-    info = filesystem.get_file_info(root)
-    if info.type == fs.FileType.File:
-        return [root]
-    if info.type == fs.FileType.Directory:
-        base, matches = root.rstrip("/"), re.compile(r"(.*/)?[^/]+\.(parquet|pq)")
+def _without_secrets(text: str) -> str:
+    """Return `text` without the user and password of a URL, and without its query."""
+    return re.sub(r"\?\S*", "", re.sub(r"//[^/@\s]*@", "//", text)) if "://" in text else text
+
+
+def _list(place: _Place) -> tuple[list[str], str | None]:
+    """Return the files in order, and the folder that was listed with all below it, if one was."""
+    filesystem, root, _ = place
+    kind = filesystem.get_file_info(root).type
+    if kind == fs.FileType.File:
+        return [root], None
+    if kind == fs.FileType.Directory:
+        base, matches, deep = root.rstrip("/") or "/", r"(.*/)?[^/]+\.(parquet|pq)", True
     elif _GLOB_CHARACTERS.search(root):
         literal = _GLOB_CHARACTERS.split(root, maxsplit=1)[0]
         base = literal.rpartition("/")[0] or ("/" if literal.startswith("/") else ".")
-        matches = re.compile(glob_translate(root.removeprefix(f"{base.rstrip('/')}/")))
+        pattern = root.removeprefix("/" if base == "/" else f"{base}/")
+        matches, deep = glob_translate(pattern), "/" in pattern
     else:
-        return []
-    selector = fs.FileSelector(base, recursive=True, allow_not_found=True)
+        return [], None
+    selector = fs.FileSelector(base, recursive=deep, allow_not_found=True)
+    prefix = {".": "./", "/": "/"}.get(base, f"{base}/")
     found = []
-    prefix = "./" if base == "." else f"{base.rstrip('/')}/"
     for entry in filesystem.get_file_info(selector):
         relative = entry.path.removeprefix(prefix)
         hidden = any(part.startswith(("_", ".")) for part in PurePosixPath(relative).parts)
-        if entry.type == fs.FileType.File and not hidden and matches.fullmatch(relative):
+        if entry.type == fs.FileType.File and not hidden and re.fullmatch(matches, relative):
             found.append(relative if base == "." else entry.path)
-    return sorted(found)
+    return sorted(found), base if deep else None
 
 
 def _open_file(filesystem: fs.FileSystem, path: str, name: str) -> InputFile:
@@ -192,10 +218,14 @@ def _open_file(filesystem: fs.FileSystem, path: str, name: str) -> InputFile:
     return InputFile(name, path, filesystem, size, schema.remove_metadata(), groups, digest)
 
 
+def _describe(field: pa.Field) -> str:
+    return f"{field.type}{'' if field.nullable else ' not null'}"
+
+
 def _difference(left: pa.Schema, right: pa.Schema) -> str:
     for name in dict.fromkeys([*left.names, *right.names]):
         sides = [
-            str(schema.field(name).type) if name in schema.names else "absent"
+            _describe(schema.field(name)) if name in schema.names else "absent"
             for schema in (left, right)
         ]
         if sides[0] != sides[1]:

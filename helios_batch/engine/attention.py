@@ -44,13 +44,19 @@ class SlabRows(NamedTuple):
 class PrefillAttention:
     """Causal attention of prompt chunks; the chunks' tokens stand one after the other in T."""
 
-    def __init__(self, config: DecoderConfig, cache: KVCache, chunks: Sequence[ChunkPlace]) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        cache: KVCache,
+        chunks: Sequence[ChunkPlace],
+        device: torch.device,
+    ) -> None:
         self._config = config
         self._cache = cache
         self._chunks = chunks
         self._masks = [
             {
-                window: _chunk_mask(chunk, window)
+                window: _chunk_mask(chunk, window, device)
                 for window in {layer.window for layer in config.layers}
             }
             for chunk in chunks
@@ -160,13 +166,13 @@ class _Span(NamedTuple):
         return cls(slots, -(-longest // GRANULE) * GRANULE)
 
 
-def _chunk_mask(chunk: ChunkPlace, window: int | None) -> torch.Tensor | None:
+def _chunk_mask(chunk: ChunkPlace, window: int | None, device: torch.device) -> torch.Tensor | None:
     """Return [count, stop], true where a token may look, or None if plain causal is the same."""
     windowed = window is not None and chunk.stop > window
     if chunk.start == 0 and not windowed:
         return None
-    query = torch.arange(chunk.start, chunk.stop)[:, None]
-    key = torch.arange(chunk.stop)[None, :]
+    query = torch.arange(chunk.start, chunk.stop, device=device)[:, None]
+    key = torch.arange(chunk.stop, device=device)[None, :]
     mask = key <= query
     if window is not None:
         mask &= key > query - window

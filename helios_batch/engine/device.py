@@ -29,9 +29,16 @@ def resolve(spec: ResourceSpec) -> Resources:
     """Fill in what the spec leaves to the machine.
 
     Raises:
-        ResourceError: the device is not there.
+        ResourceError: the device is not there, or has less memory than asked for.
     """
     device = _device(spec.device)
+    total = _total_memory(device)
+    if spec.memory is not None and spec.memory > total:
+        raise ResourceError(
+            f"{spec.memory:,} bytes were asked for; {device} has {total:,}",
+            where="resources.memory",
+            fix=f"give at most {total // 2**20}MiB, less what other programs use",
+        )
     dtype = {"auto": _best_dtype(device), "float32": torch.float32, "bfloat16": torch.bfloat16}
     return Resources(
         device=device,
@@ -66,6 +73,12 @@ def _best_dtype(device: torch.device) -> torch.dtype:
 def cpu_has_bf16() -> bool:
     """Tell whether this CPU multiplies bfloat16 matrices in hardware."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def _total_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[1])
+    return int(psutil.virtual_memory().total)
 
 
 def _free_memory(device: torch.device) -> int:

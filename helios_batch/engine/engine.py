@@ -50,17 +50,23 @@ class Engine:
 
     Args:
         model: the model's folder.
+        tokenizer: the same model's tokenizer.
         depth: layers to load; every token leaves there through the model's final norm and head.
         resources: device, dtype, memory budget, threads and largest batch.
         sequence_tokens: tokens of a sequence that the memory must hold at the least.
 
     Raises:
-        ModelError: the weights or tokenizer can't be read.
+        ModelError: the weights can't be read.
         ResourceError: the budget is too small.
     """
 
     def __init__(
-        self, model: ModelFolder, depth: int, resources: Resources, sequence_tokens: int
+        self,
+        model: ModelFolder,
+        tokenizer: Tokenizer,
+        depth: int,
+        resources: Resources,
+        sequence_tokens: int,
     ) -> None:
         torch.set_num_threads(resources.threads)
         self.model = model
@@ -74,7 +80,7 @@ class Engine:
             sequence_tokens,
         )
         self.stats = EngineStats()
-        self.tokenizer = Tokenizer(model.path)
+        self.tokenizer = tokenizer
         with Checkpoint(model.path) as checkpoint:
             names = model.architecture.tensor_names
             loader = GreedyLoader(
@@ -154,9 +160,16 @@ class Engine:
         needed = len(tokens) + min(sampling.max_tokens, context - len(tokens)) - 1
         if capacity_class(needed) > self.plan.kv_tokens:
             return RowError(
-                ErrorCode.PROMPT_TOO_LONG,
+                ErrorCode.EXCEEDS_MEMORY,
                 f"the prompt and its completion come to {needed} tokens; the KV cache that fits "
-                f"resources.memory holds {self.plan.kv_tokens}",
+                f"resources.memory holds {self.plan.kv_tokens}. With more memory, delete this part "
+                "and run the job again",
+            )
+        if max(tokens) >= self.model.config.vocab_size:
+            return RowError(
+                ErrorCode.UNKNOWN_TOKEN,
+                f"the tokenizer gives token {max(tokens)}; the model knows "
+                f"{self.model.config.vocab_size} tokens",
             )
         return tokens
 

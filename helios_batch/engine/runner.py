@@ -54,7 +54,7 @@ class Runner:
             positions += range(chunk.start, chunk.stop)
             if chunk.ends_prompt:
                 ends.append((chunk.sequence, len(tokens) - 1))
-        attention = PrefillAttention(self._decoder.config, self._cache, places)
+        attention = PrefillAttention(self._decoder.config, self._cache, places, self._device)
         hidden = self._forward(tokens, positions, attention)
         return self._next_tokens(hidden, ends)
 

@@ -84,10 +84,13 @@ def _rotary(parameters: dict[str, Any]) -> Rotary:
     )
 
 
-def _layer_kinds(config: Any) -> tuple[LayerKind, ...]:
-    """Read windows and rotary embeddings by layer, from either form that configs have them in."""
-    types = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None)
+def _layer_kinds(config: Any, windowed: bool) -> tuple[LayerKind, ...]:
+    """Read windows and rotary embeddings by layer, from either form that configs have them in.
+
+    Without `windowed`, keys about windows are stray ones that transformers ignores too.
+    """
+    types = getattr(config, "layer_types", None) if windowed else None
+    window = getattr(config, "sliding_window", None) if windowed else None
     if types is None:
         types = ["sliding_attention" if window else "full_attention"] * config.num_hidden_layers
     parameters = config.rope_parameters
@@ -102,7 +105,7 @@ def _layer_kinds(config: Any) -> tuple[LayerKind, ...]:
     return tuple(kinds)
 
 
-def _llama_family(config: Any, **differences: Any) -> DecoderConfig:
+def _llama_family(config: Any, *, windowed: bool = True, **differences: Any) -> DecoderConfig:
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     fields: dict[str, Any] = {
         "architecture": config.model_type,
@@ -116,7 +119,7 @@ def _llama_family(config: Any, **differences: Any) -> DecoderConfig:
         "norm": Norm("rms", config.rms_norm_eps),
         "gated": True,
         "attention_scale": head_dim**-0.5,
-        "layers": _layer_kinds(config),
+        "layers": _layer_kinds(config, windowed),
         "tied_head": bool(config.tie_word_embeddings),
     }
     if "activation" not in differences:
@@ -127,7 +130,13 @@ def _llama_family(config: Any, **differences: Any) -> DecoderConfig:
 def _llama(config: Any) -> DecoderConfig:
     bias = bool(getattr(config, "attention_bias", False))
     mlp_bias = bool(getattr(config, "mlp_bias", False))
-    return _llama_family(config, qkv_bias=bias, attention_out_bias=bias, mlp_bias=mlp_bias)
+    return _llama_family(
+        config, windowed=False, qkv_bias=bias, attention_out_bias=bias, mlp_bias=mlp_bias
+    )
+
+
+def _mistral(config: Any) -> DecoderConfig:
+    return _llama_family(config)
 
 
 def _qwen2(config: Any) -> DecoderConfig:
@@ -231,7 +240,7 @@ def _learned_positions(
 
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": Architecture(names.LLAMA, _llama),
-    "mistral": Architecture(names.LLAMA, _llama),
+    "mistral": Architecture(names.LLAMA, _mistral),
     "qwen2": Architecture(names.LLAMA, _qwen2),
     "qwen3": Architecture(names.QWEN3, _qwen3),
     "gemma3_text": Architecture(names.GEMMA3, _gemma3),

@@ -78,7 +78,7 @@ class Decoder:
         hidden = F.embedding(tokens, self.weights.embedding)
         if self.config.embedding_scale != 1.0:
             # the factor is rounded to the model's type, as in the original
-            hidden = hidden * torch.tensor(self.config.embedding_scale, dtype=hidden.dtype)
+            hidden = hidden * hidden.new_tensor(self.config.embedding_scale)
         if self.weights.position_embedding is not None:
             rows = positions + (self.config.position_offset or 0)
             hidden = hidden + F.embedding(rows, self.weights.position_embedding)

@@ -89,6 +89,17 @@ def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
     Raises:
         ModelError: the download fails or a checksum differs.
     """
+    try:
+        return _fetch(pack, report)
+    except OSError as exc:
+        raise ModelError(
+            f"the cache folder can't be written: {exc}",
+            where=str(cache_folder()),
+            fix="free space there, or set HELIOS_CACHE to another folder",
+        ) from None
+
+
+def _fetch(pack: Pack, report: Callable[[str], None]) -> Path:
     folder = pack_folder(pack)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{pack.name}.lock"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 
 from helios_batch.errors import ModelError
@@ -12,11 +13,16 @@ from helios_batch.records import ErrorCode, Message, RowError
 class Tokenizer:
     """Turns prompts into token ids and token ids into text.
 
+    Args:
+        folder: the model's folder.
+        now: what chat templates that print a date take for today; a job's rows must not depend on
+            the day that they ran on.
+
     Raises:
         ModelError: the folder holds no usable tokenizer.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, now: datetime) -> None:
         from transformers import AutoTokenizer  # noqa: PLC0415 - a second to import
 
         try:
@@ -31,6 +37,7 @@ class Tokenizer:
             ) from None
         # prompts are checked against the context here, with an error of their own
         self._tokenizer.model_max_length = int(1e30)
+        self._now = now
 
     @property
     def has_chat_template(self) -> bool:
@@ -76,7 +83,10 @@ class Tokenizer:
                 continue
             try:
                 texts[False][index] = self._tokenizer.apply_chat_template(
-                    list(content), tokenize=False, add_generation_prompt=True
+                    list(content),
+                    tokenize=False,
+                    add_generation_prompt=True,
+                    strftime_now=self._now.strftime,
                 )
             except Exception as exc:  # the template is the model's and can raise anything
                 results[index] = RowError(

@@ -86,6 +86,8 @@ class GreedyLoader:
         head = embedding
         if not config.tied_head:
             head = self._matrix([names.head], config.vocab_size, False)
+        elif self._has(names.head):
+            self._require_same(names.head, self._base + names.embedding)
         weights = DecoderWeights(
             embedding, positions, self._norm(self._base + names.final_norm), head
         )
@@ -153,6 +155,16 @@ class GreedyLoader:
         if row != shape[0]:
             raise self._wrong_shape(names, shape)
         return result
+
+    def _require_same(self, head: str, embedding: str) -> None:
+        stored = self._checkpoint.read(f"{head}.weight")
+        if not torch.equal(stored, self._checkpoint.read(f"{embedding}.weight")):
+            raise ModelError(
+                "config.json says that the output head is the embedding, but the checkpoint holds "
+                f"another one in {head}.weight",
+                where=str(self._checkpoint.folder),
+                fix='write "tie_word_embeddings": false into config.json to use that head',
+            )
 
     def _wrong_shape(self, names: Sequence[str], shape: tuple[int, ...]) -> ModelError:
         found = ", ".join(f"{name} {self._checkpoint.entry(name).shape}" for name in names)

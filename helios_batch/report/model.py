@@ -8,6 +8,7 @@ from rich.table import Table
 
 from helios_batch.engine.memory import weight_bytes
 from helios_batch.models.folder import ModelFolder
+from helios_batch.report.facts import facts_table
 
 
 def describe(model: ModelFolder) -> dict[str, Any]:
@@ -33,11 +34,9 @@ def describe(model: ModelFolder) -> dict[str, Any]:
 
 def model_table(facts: dict[str, Any]) -> Table:
     """Return `describe`'s facts as a table."""
-    table = Table(title=facts["name"], show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
+    shown = {}
     for key, value in facts.items():
         if isinstance(value, dict):
             value = ", ".join(f"{k}: {v / 1e6:,.0f} MB" for k, v in value.items())  # noqa: PLW2901
-        table.add_row(key.replace("_", " "), str(value))
-    return table
+        shown[key.replace("_", " ")] = str(value)
+    return facts_table(facts["name"], shown)

@@ -6,26 +6,23 @@ from rich.console import Group
 from rich.table import Table
 
 from helios_batch.preflight import Preflight
+from helios_batch.report.facts import facts_table
 
 
 def plan_tables(plan: Preflight) -> Group:
     """Return a table of what the job comes to, and one of memory by depth."""
-    facts = Table(title="Plan", show_header=False, title_justify="left")
-    facts.add_column(style="bold")
-    facts.add_column(overflow="fold")
     median, ninetieth, longest = plan.prompt_tokens
     errors = ", ".join(f"{code} {count}" for code, count in plan.sample_errors.items())
-    facts.add_row("rows", f"{plan.rows:,} in {plan.files:,} files, {plan.shards:,} shards")
-    facts.add_row(
-        "prompt tokens",
-        f"median {median:,}, 90 % up to {ninetieth:,}, longest {longest:,} "
+    facts = {
+        "rows": f"{plan.rows:,} in {plan.files:,} files, {plan.shards:,} shards",
+        "prompt tokens": f"median {median:,}, 90 % up to {ninetieth:,}, longest {longest:,} "
         f"(of {plan.sampled_rows:,} rows spread over the input)",
-    )
-    facts.add_row("new tokens", f"up to {plan.max_new_tokens:,} a row")
-    facts.add_row("rows that will fail", f"{errors or 'none'} (in the same sample)")
-    facts.add_row("model", f"{plan.model} at {plan.depth} layers, {plan.dtype} on {plan.device}")
-    facts.add_row("memory budget", _mib(plan.memory_budget))
-    facts.add_row("fingerprint", plan.fingerprint)
+        "new tokens": f"up to {plan.max_new_tokens:,} a row",
+        "rows that will fail": f"{errors or 'none'} (in the same sample)",
+        "model": f"{plan.model} at {plan.depth} layers, {plan.dtype} on {plan.device}",
+        "memory budget": _mib(plan.memory_budget),
+        "fingerprint": plan.fingerprint,
+    }
     memory = Table(
         "layers",
         "weights",
@@ -43,7 +40,7 @@ def plan_tables(plan: Preflight) -> Group:
             _mib(row.kv_per_sequence),
             str(row.batch_size) if row.batch_size else "does not fit",
         )
-    return Group(facts, memory)
+    return Group(facts_table("Plan", facts), memory)
 
 
 def _mib(size: int) -> str:

@@ -10,39 +10,38 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from helios_batch.records import EngineFacts
+from helios_batch.report.facts import facts_table
 from helios_batch.totals import Totals
-
-_ERROR_EXAMPLES = 3
 
 
 def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds: float) -> Table:
     """Return the summary of a job; rates and phases are those of all its parts."""
-    table = Table(title="Summary", show_header=False, title_justify="left")
-    table.add_column(style="bold")
-    table.add_column(overflow="fold")
     errors = ", ".join(f"{code} {count}" for code, count in totals.errors.most_common())
-    table.add_row("output", str(output))
-    table.add_row("rows", f"{totals.rows:,} ({resumed_rows:,} of them by earlier runs)")
-    table.add_row("failed rows", f"{totals.failed_rows:,}" + (f" ({errors})" if errors else ""))
-    table.add_row(
-        "tokens", f"{totals.prompt_tokens:,} prompt, {totals.completion_tokens:,} completion"
-    )
-    table.add_row("completion tokens/s", f"{totals.tokens_per_second:,.0f}")
-    table.add_row("largest batch", str(totals.largest_batch))
-    for engine in totals.engines:
-        whole = engine.weight_bytes_loaded + engine.weight_bytes_left
-        table.add_row(
-            "model",
-            f"{engine.model} on {engine.device} in {engine.dtype}: "
-            f"{engine.layers_loaded} of {engine.num_layers} layers, "
-            f"{engine.weight_bytes_loaded / 1e6:,.0f} of {whole / 1e6:,.0f} MB of weights read",
-        )
     exits = ", ".join(f"layer {k}: {v:,}" for k, v in sorted(totals.exit_histogram.items()))
-    table.add_row("tokens by exit", exits or "none")
     phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in totals.seconds.items())
-    table.add_row("time by phase", phases or "nothing ran")
-    table.add_row("this run", f"{wall_seconds:.1f} s")
-    return table
+    facts = {
+        "output": str(output),
+        "rows": f"{totals.rows:,} ({resumed_rows:,} of them by earlier runs)",
+        "failed rows": f"{totals.failed_rows:,}" + (f" ({errors})" if errors else ""),
+        "tokens": f"{totals.prompt_tokens:,} prompt, {totals.completion_tokens:,} completion",
+        "completion tokens/s": f"{totals.tokens_per_second:,.0f}",
+        "largest batch": str(totals.largest_batch),
+        "model": "\n".join(_engine(engine) for engine in totals.engines) or "none ran",
+        "tokens by exit": exits or "none",
+        "time by phase": phases or "nothing ran",
+        "this run": f"{wall_seconds:.1f} s",
+    }
+    return facts_table("Summary", facts)
+
+
+def _engine(engine: EngineFacts) -> str:
+    whole = engine.weight_bytes_loaded + engine.weight_bytes_left
+    return (
+        f"{engine.model} on {engine.device} in {engine.dtype}: "
+        f"{engine.layers_loaded} of {engine.num_layers} layers, "
+        f"{engine.weight_bytes_loaded / 1e6:,.0f} of {whole / 1e6:,.0f} MB of weights read"
+    )
 
 
 def sample_rows(output: Path, count: int) -> RenderableType:

@@ -39,7 +39,9 @@ def writer(data: bytes) -> Callable[[BinaryIO], None]:
 
 
 def part(rows: pa.Table, generations: list[Generation]) -> pa.Table:
-    return part_table(rows, [("in.parquet", i) for i in range(len(rows))], generations)
+    schema = pa.schema([*rows.schema, *GENERATED])
+    ids = [("in.parquet", i) for i in range(len(rows))]
+    return part_table(schema, rows, ids, generations)
 
 
 def test_every_type_passes_through(tmp_path: Path) -> None:
@@ -158,6 +160,23 @@ def test_sweep_removes_debris_and_spares_the_living(tmp_path: Path) -> None:
     assert (tmp_path / "part").read_bytes() == b"whole"
 
 
+def test_a_sweep_between_creating_and_locking(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sweep that comes before the writer has its lock costs nothing."""
+    original, swept = publishing.fcntl.flock, []
+
+    def flock(file: Any, operation: int) -> None:
+        if not swept:
+            swept.append(True)
+            sweep(tmp_path)
+        original(file, operation)
+
+    monkeypatch.setattr(publishing.fcntl, "flock", flock)
+    assert publish(tmp_path / "part", writer(b"whole"))
+    assert (tmp_path / "part").read_bytes() == b"whole"
+
+
 def test_what_a_folder_can_be(tmp_path: Path) -> None:
     """A folder is free, this job's, another job's (with what differs), or somebody else's."""
     output = OutputFolder(str(tmp_path / "a" / "b"))
@@ -209,6 +228,14 @@ def test_success_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     output.record(JOB | {"status": "done"}, success=True)
     assert (tmp_path / "_SUCCESS").exists()
     assert json.loads((tmp_path / "_job.json").read_text())["status"] == "done"
+
+
+def test_names_sort_as_shards_do() -> None:
+    """Part names have one width in a job, five digits or more."""
+    assert ShardPlan(10, 1)[3].part_name == "part-00003.parquet"
+    many = ShardPlan(1_000_000, 1)
+    assert many[99_999].part_name < many[100_000].part_name == "part-100000.parquet"
+    assert ShardPlan(100_001, 1)[7].part_name == "part-000007.parquet"
 
 
 def test_an_empty_input_has_one_empty_shard() -> None:

@@ -59,6 +59,31 @@ def test_messages(tmp_path: Path) -> None:
     ]
 
 
+def test_columns_hide_jinjas_globals(tmp_path: Path) -> None:
+    """A column named `range` or `namespace` is the column; elsewhere they are Jinja's."""
+    found = render(
+        tmp_path, {"range": ["a"], "namespace": ["b"]}, template="{{ range }}{{ namespace }}"
+    )
+    assert contents(found) == ["ab"]
+    found = render(tmp_path, {"n": [2]}, template="{% for i in range(n) %}x{% endfor %}")
+    assert contents(found) == ["xx"]
+
+
+def test_values_that_python_has_no_form_for(tmp_path: Path) -> None:
+    """Invalid UTF-8 is an error of its row alone; nanoseconds render as microseconds do."""
+    bytes_ = pa.array([b"ok", b"\xff", b"fine"])
+    texts = pa.StringArray.from_buffers(3, bytes_.buffers()[1], bytes_.buffers()[2])
+    assert contents(render(tmp_path, {"a": texts}, template="{{ a }}")) == [
+        "ok",
+        ErrorCode.TEMPLATE_ERROR,
+        "fine",
+    ]
+    when = pa.array([1_700_000_000_123_456_789], pa.timestamp("ns"))
+    assert contents(render(tmp_path, {"t": when}, template="{{ t }}")) == [
+        "2023-11-14 22:13:20.123456"
+    ]
+
+
 @pytest.mark.parametrize(
     ("template", "code"),
     [

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helios_batch.data import source
 from helios_batch.data.reader import RowReader
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import InputError, ReadError
@@ -73,6 +74,32 @@ def test_truncated_files(folder: Path) -> None:
         Path("in/a.parquet").write_bytes(whole[:size])
         with pytest.raises(InputError, match="not a readable Parquet file"):
             open_input("in")
+
+
+def test_globs_look_no_further_than_they_say(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A glob without folders in it lists one folder; others may be huge or unreadable."""
+    listed: list[bool] = []
+    original = source.fs.FileSelector
+
+    def selector(base: str, **options: bool) -> object:
+        listed.append(options["recursive"])
+        return original(base, **options)
+
+    monkeypatch.setattr(source.fs, "FileSelector", selector)
+    names("in/*.parquet")
+    names("in/**/*.parquet")
+    assert listed == [False, True]
+
+
+def test_urls_are_decoded_and_keep_no_secrets(folder: Path) -> None:
+    """%20 in a file URL is a space; user, password and query of a URL are in no message."""
+    write_rows(folder / "with space" / "a.parquet", 1)
+    assert names(f"file://{folder}/with%20space/a.parquet") == [f"{folder}/with space/a.parquet"]
+    with pytest.raises(InputError) as caught:
+        open_input("ftp://me:secret@host/in.parquet?token=secret")
+    assert "secret" not in str(caught.value)
+    with pytest.raises(InputError, match=r"can't look up|no Parquet file"):
+        open_input("in\0valid")
 
 
 def test_schemas_must_agree(folder: Path) -> None:

@@ -194,6 +194,7 @@ def test_prompts_that_cannot_run_do_not_disturb_the_others(tiny: Path) -> None:
     one_slot = make_engine(tiny, sequence_tokens=32, memory=engine_budget(tiny, 32))
     [tight] = one_slot.generate(prompts("0123456789 " * 9), SamplingSpec(max_tokens=60))
     assert tight.error is not None
+    assert tight.error.code is ErrorCode.EXCEEDS_MEMORY
     assert "resources.memory" in tight.error.message
 
 

@@ -55,7 +55,7 @@ def logits_by_position(decoder: Decoder, sequences: list[torch.Tensor]) -> list[
         ]
         tokens = torch.cat([sequences[c.index][c.start : c.stop] for c in chunks])
         positions = torch.cat([torch.arange(c.start, c.stop) for c in chunks])
-        attention = PrefillAttention(decoder.config, cache, chunks)
+        attention = PrefillAttention(decoder.config, cache, chunks, torch.device("cpu"))
         out = logits(decoder.forward(tokens, positions, attention))
         for chunk, part in zip(chunks, out.split([c.stop - c.start for c in chunks]), strict=True):
             rows[chunk.index] += part
@@ -124,6 +124,18 @@ def test_what_is_not_supported_is_refused(
     edit_config(tmp_path, **changes)
     with pytest.raises(ModelError, match=named):
         open_model(str(tmp_path))
+
+
+@torch.inference_mode()
+def test_stray_keys_change_nothing(tmp_path: Path) -> None:
+    """Keys about windows in a Llama config are ignored, as transformers ignores them."""
+    reference = make_model(tmp_path, "llama2")
+    edit_config(tmp_path, sliding_window=4, layer_types=["sliding_attention"] * 4)
+    sequences = [torch.arange(1, sum(length) + 1) for length in LENGTHS]
+    for sequence, ours in zip(
+        sequences, logits_by_position(load(tmp_path), sequences), strict=True
+    ):
+        torch.testing.assert_close(ours, reference(sequence[None]).logits[0], atol=1e-4, rtol=0)
 
 
 def test_context_length_is_read(tmp_path: Path) -> None:

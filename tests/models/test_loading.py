@@ -112,6 +112,17 @@ def test_truncating_lets_go_of_the_layers(tiny: Path) -> None:
     assert kept() is not None
 
 
+def test_a_tied_head_may_be_stored_too(tmp_path: Path) -> None:
+    """A checkpoint that repeats the embedding as its head shares one tensor in memory."""
+    make_model(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"].clone()
+    save_file(state, tmp_path / "model.safetensors")
+    with Checkpoint(tmp_path) as checkpoint:
+        weights = loader(tmp_path, checkpoint).load(1)
+    assert weights.head is weights.embedding
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 @pytest.mark.parametrize("depth", [1, 4])
 def test_planned_weights_are_the_loaded_bytes(kind: str, depth: int, tmp_path: Path) -> None:
@@ -174,6 +185,12 @@ def wrong_shape(folder: Path) -> None:
     save_file(state, folder / "model.safetensors")
 
 
+def another_head(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    state["lm_head.weight"] = state["model.embed_tokens.weight"] + 1
+    save_file(state, folder / "model.safetensors")
+
+
 def integers(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     state["model.norm.weight"] = state["model.norm.weight"].to(torch.int8)
@@ -192,6 +209,7 @@ def integers(folder: Path) -> None:
         (drop_a_tensor, r"no tensor 'model\.layers\.1\.mlp\.up_proj\.weight'"),
         (wrong_shape, "don't make up the shape"),
         (integers, "stored as I8"),
+        (another_head, "tie_word_embeddings"),
     ],
 )
 def test_damaged_checkpoints_are_explained(damage: object, message: str, tmp_path: Path) -> None:

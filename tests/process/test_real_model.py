@@ -90,14 +90,15 @@ def test_text_is_that_of_transformers(
 MEASURE = """
 import json, psutil, sys
 import torch, transformers
-from helios_batch.job import load_engine, prepare
+from helios_batch.job import prepare
+from helios_batch.loading import load_engine
 from helios_batch.spec_file import load_spec
 from tests.support.engines import Silent
 from helios_batch.local import run_local
 from helios_batch.models.tokenizer import Tokenizer
 
 job = prepare(load_spec(sys.argv[1]))
-Tokenizer(job.model.path).encode(["warm up"])
+Tokenizer(job.model.path, job.created).encode(["warm up"])
 torch.nn.functional.linear(torch.ones(64, 64), torch.ones(64, 64))
 before = psutil.Process().memory_info().rss
 run_local(job, load_engine, Silent())

@@ -235,6 +235,7 @@ def change(**keys: Any) -> Callable[[Path], dict[str, Any]]:
         (no_tokenizer, "tokenizer can't be read"),
         (change(resources={"memory": "1MiB"}), "give at least"),
         (change(resources={"device": "cuda:7"}), "there is no device 'cuda:7'"),
+        (change(resources={"memory": "900TiB"}), "bytes were asked for"),
         (foreign_output, "data.csv"),
         (output_is_file, "the output path is a file"),
         (change(output={"path": "/proc/helios"}), "the output folder can't be written"),
@@ -252,7 +253,7 @@ def test_bad_requests_end_before_anything_is_written(
     assert message in ended.err
     assert "fix:" in ended.err
     assert not (tmp_path / "out").exists()
-    if "can't be written" not in message and "no safetensors" not in message:
+    if "can't be written" not in message:
         planned = cli("plan", spec)
         assert (planned.status, message in planned.err) == (2, True)
 
@@ -277,6 +278,81 @@ def test_a_changed_job_is_noticed(cli: Run, tmp_path: Path, tiny: Path) -> None:
     assert ended.status == 2
     assert "model: was" in ended.err
     assert rows(tmp_path) == before
+
+
+def test_parts_have_one_dtype(cli: Run, tmp_path: Path, tiny: Path) -> None:
+    """A resume that would compute in another dtype than the finished parts is refused."""
+    write_rows(tmp_path / "in.parquet", 9)
+    assert cli("run", write_spec(tmp_path, tiny)).status == 0
+    parts(tmp_path)[0].unlink()
+    other = {"dtype": "bfloat16", "memory": "64MiB"}
+    ended = cli("run", write_spec(tmp_path, tiny, resources=other))
+    assert ended.status == 2
+    assert "set resources.dtype to float32" in ended.err
+
+
+def test_success_goes_when_a_part_is_lost(
+    cli: Run, tmp_path: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`_SUCCESS` never stands beside an incomplete output once a run has looked at it."""
+    write_rows(tmp_path / "in.parquet", 9)
+    spec = write_spec(tmp_path, tiny)
+    assert cli("run", spec).status == 0
+    parts(tmp_path)[0].unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("helios_batch.local.run_shard", interrupt)
+        assert cli("run", spec).status == 130
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    assert cli("run", spec).status == 0
+    assert (tmp_path / "out" / "_SUCCESS").exists()
+
+
+def interrupt(*arguments: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_output_inside_the_input_is_refused(cli: Run, tmp_path: Path, tiny: Path) -> None:
+    """Parts written below the input folder would become input of the next run."""
+    write_rows(tmp_path / "in" / "a.parquet", 3)
+    inside = {"output": {"path": str(tmp_path / "in" / "out")}}
+    spec = write_spec(tmp_path, tiny, input={"path": str(tmp_path / "in")}, **inside)
+    ended = cli("run", spec)
+    assert ended.status == 2
+    assert "lies inside the input" in ended.err
+    glob = {"path": str(tmp_path / "in" / "*.parquet")}
+    assert cli("run", write_spec(tmp_path, tiny, input=glob, **inside)).status == 0
+
+
+def test_names_with_brackets_are_shown_as_they_are(cli: Run, tmp_path: Path, tiny: Path) -> None:
+    """Paths that look like markup are printed, not parsed."""
+    write_rows(tmp_path / "in.parquet", 3)
+    odd = str(tmp_path / "out[/red]")
+    ended = cli("run", write_spec(tmp_path, tiny, output={"path": odd}))
+    assert (ended.status, "[/red]" in ended.out) == (0, True)
+
+
+def test_memory_is_planned_for_the_prompts_there_are(cli: Run, tmp_path: Path, tiny: Path) -> None:
+    """A budget that can't hold the input's own prompts is refused; a rare longer one is a row's."""
+    long = "0123456789 " * 15
+    pq.write_table(pa.table({"text": [long] * 3}), tmp_path / "in.parquet")
+    planned = json.loads(cli("plan", write_spec(tmp_path, tiny), "--json").out)
+    full = next(d for d in planned["memory"] if d["depth"] == 4)
+    least = full["weights"] + full["activations"]
+    tight = {"dtype": "float32", "memory": least + 100_000}
+    ended = cli("run", write_spec(tmp_path, tiny, resources=tight))
+    assert (ended.status, (tmp_path / "out").exists()) == (2, False)
+    assert "give at least" in ended.err
+    texts = ["fox"] * 1023 + [long]
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    spec = write_spec(
+        tmp_path,
+        tiny,
+        resources=tight,
+        sampling={"max_tokens": 1},
+        output={"path": str(tmp_path / "out"), "rows_per_shard": 1024},
+    )
+    assert cli("run", spec).status == 0
+    assert rows(tmp_path)[-1]["error"]["code"] == "exceeds_memory"
 
 
 def test_plan_writes_nothing(cli: Run, tmp_path: Path, tiny: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
 from helios_batch.models.folder import open_model
+from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import (
     EngineFacts,
     EngineStats,
@@ -27,7 +29,8 @@ def make_engine(
     model = open_model(str(folder))
     spec = ResourceSpec.model_validate({"dtype": "float32", "memory": "64MiB"} | resources)
     layers = model.config.num_layers if depth is None else depth
-    return Engine(model, layers, resolve(spec), sequence_tokens)
+    tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
+    return Engine(model, tokenizer, layers, resolve(spec), sequence_tokens)
 
 
 def prompts(*texts: str) -> list[Prompt]:

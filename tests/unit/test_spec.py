@@ -63,7 +63,25 @@ def test_json_is_read_too(tmp_path: Path) -> None:
     file = tmp_path / "job.json"
     file.write_text(json.dumps(LEAST))
     spec = load_spec(file)
+    file.write_text(json.dumps(LEAST | {"name": "\N{ROCKET}"}, indent="\t"))
+    assert load_spec(file).name == "\N{ROCKET}"
+    file.write_text('{"name": "a", "name": "b"}')
+    with pytest.raises(SpecError, match="'name' is given twice"):
+        load_spec(file)
     assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+
+
+def test_yaml_merge_keys(tmp_path: Path) -> None:
+    """Anchors and merges work; what they bring in may be overridden."""
+    file = tmp_path / "job.yaml"
+    file.write_text(
+        WHOLE.replace("limits: {", "limits: {<<: {max_failed_rows: 7}, ").replace(
+            "max_failed_rows: 1%, ", ""
+        )
+    )
+    assert load_spec(file).limits.max_failed_rows == 7
+    file.write_text(WHOLE.replace("limits: {", "limits: {<<: {max_failed_rows: 7}, "))
+    assert load_spec(file).limits.max_failed_rows == 0.01
 
 
 WRONG = [
@@ -87,6 +105,7 @@ WRONG = [
     ({"limits": {"max_failed_rows": -1}}, "can't be negative", ""),
     ({"sampling": {"temperature": -1}}, "sampling.temperature: Input should be greater", ""),
     ({"sampling": {"temperature": float("nan")}}, "sampling.temperature", ""),
+    ({"sampling": {"temperature": 1e-39}}, "write 0 for greedy, or 0.01 or more", ""),
     ({"sampling": {"top_p": 0}}, "sampling.top_p: Input should be greater than 0", ""),
     ({"sampling": {"max_tokens": "48"}}, "sampling.max_tokens: Input should be a valid", ""),
     ({"sampling": {"stop": [""]}}, "sampling.stop.0", ""),
@@ -116,6 +135,7 @@ def test_errors_name_key_value_and_remedy(change: dict[str, Any], message: str, 
         ("name: a\nname: b\n", "'name' is given twice"),
         ("- a\n", "not a mapping"),
         ("", "not a mapping"),
+        ("name: 2024-13-45\n", "not valid YAML"),
         ("name: !!python/object/apply:os.system ['true']\n", "not valid YAML"),
         ("\xff", "can't read the job spec"),
     ],
@@ -136,13 +156,12 @@ def test_identity_holds_what_decides_the_output_and_no_more() -> None:
     same = [
         {"name": "other"},
         {"output": {"path": "elsewhere"}},
-        {"resources": {"memory": "1GiB", "threads": 1, "max_batch": 3, "device": "cpu"}},
+        {"resources": {"memory": "1GiB", "threads": 1, "max_batch": 3, "dtype": "float32"}},
         {"limits": {"max_failed_rows": 3}},
     ]
     other = [
         {"sampling": {"seed": 1}},
         {"depth": 3},
-        {"resources": {"dtype": "float32"}},
         {"output": {"path": "out", "rows_per_shard": 7}},
         {"prompt": {"template": "{{ text }} "}},
     ]

@@ -1,0 +1,21 @@
+"""The engine that a job asks for."""
+
+from __future__ import annotations
+
+from helios_batch.engine.device import resolve
+from helios_batch.engine.engine import Engine
+from helios_batch.job import Job
+from helios_batch.models.tokenizer import Tokenizer
+from helios_batch.preflight import sample_prompts
+
+
+def load_engine(job: Job) -> Engine:
+    """Load model and tokenizer, with memory for the prompts that a sample of the input shows.
+
+    Raises:
+        ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
+        ResourceError: the device is not there, or memory is too small.
+    """
+    tokenizer = Tokenizer(job.model.path, job.created)
+    tokens = sample_prompts(job, tokenizer).sequence_tokens
+    return Engine(job.model, tokenizer, job.depth, resolve(job.spec.resources), tokens)

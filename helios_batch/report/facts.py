@@ -1,0 +1,18 @@
+"""A table of facts: a name and a value a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from rich.table import Table
+from rich.text import Text
+
+
+def facts_table(title: str, facts: Mapping[str, str]) -> Table:
+    """Return `facts` as a table; values are shown as they are, brackets included."""
+    table = Table(title=Text(title), show_header=False, title_justify="left")
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in facts.items():
+        table.add_row(name, Text(value))
+    return table
