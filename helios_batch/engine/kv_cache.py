@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import mmap
-
 import torch
 
 from helios_batch.engine.slots import Move
 from helios_batch.models.config import DecoderConfig
+from helios_batch.models.pages import zero_pages
 
 
 class KVCache:
@@ -27,9 +26,10 @@ class KVCache:
     ) -> None:
         self.tokens = tokens
         self._heads, self._dim = config.num_kv_heads, config.head_dim
-        elements = tokens * self._heads * self._dim
-        self._keys = [_zeros(elements, dtype, device) for _ in range(depth)]
-        self._values = [_zeros(elements, dtype, device) for _ in range(depth)]
+        # zeros: garbage in unused places would turn masked-out products into NaN
+        shape = (tokens * self._heads * self._dim,)
+        self._keys = [zero_pages(shape, dtype, device) for _ in range(depth)]
+        self._values = [zero_pages(shape, dtype, device) for _ in range(depth)]
         self._slab_elements = 0
         self._capacities: dict[int, int] = {}
 
@@ -53,12 +53,3 @@ class KVCache:
         for layer in range(len(self._keys)):
             for store in self.slots(layer, move.source.slab, capacity):
                 store[move.target.index, :, :length] = store[move.source.index, :, :length]
-
-
-def _zeros(elements: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return zeros; garbage in unused places would turn masked-out products into NaN."""
-    if device.type != "cpu":
-        return torch.zeros(elements, dtype=dtype, device=device)
-    # torch.zeros writes every page at once; anonymous memory reads as zeros without being resident
-    pages = mmap.mmap(-1, max(1, elements) * dtype.itemsize)
-    return torch.frombuffer(pages, dtype=dtype)[:elements]

@@ -10,6 +10,7 @@ import torch
 from helios_batch.errors import ModelError
 from helios_batch.models.checkpoint import Checkpoint
 from helios_batch.models.config import DecoderConfig
+from helios_batch.models.pages import zero_pages
 from helios_batch.models.tensor_names import TensorNames
 
 
@@ -142,7 +143,7 @@ class GreedyLoader:
         self, names: Sequence[str], shape: tuple[int, ...], transposed: bool = False
     ) -> torch.Tensor:
         """Read tensors one after the other into one of `shape`, along dimension 0."""
-        result = torch.empty(shape, dtype=self._dtype, device=self._device)
+        result = zero_pages(shape, self._dtype, self._device)
         row = 0
         for name in names:
             stored = self._checkpoint.entry(name).shape

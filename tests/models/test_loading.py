@@ -6,10 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from helios_batch.engine.memory import weight_bytes
 from helios_batch.errors import ModelError
@@ -19,10 +21,12 @@ from helios_batch.models.weights import DecoderWeights, GreedyLoader
 from tests.support.tiny import CONFIGS, make_model
 
 
-def loader(folder: Path, checkpoint: Checkpoint) -> GreedyLoader:
+def loader(
+    folder: Path, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32
+) -> GreedyLoader:
     model = open_model(str(folder))
     names = model.architecture.tensor_names
-    return GreedyLoader(model.config, names, checkpoint, torch.float32, torch.device("cpu"))
+    return GreedyLoader(model.config, names, checkpoint, dtype, torch.device("cpu"))
 
 
 def tensors(weights: DecoderWeights) -> list[torch.Tensor]:
@@ -99,17 +103,30 @@ def test_deepening_reads_only_what_is_new(tiny: Path) -> None:
             assert torch.equal(left, right)
 
 
-def test_truncating_lets_go_of_the_layers(tiny: Path) -> None:
-    """After truncate nothing refers to the dropped layers' tensors any more."""
-    import weakref  # noqa: PLC0415
-
-    with Checkpoint(tiny) as checkpoint:
-        weights = loader(tiny, checkpoint).load(4)
-    dropped = weakref.ref(weights.layers[3].qkv.weight)
-    kept = weakref.ref(weights.layers[1].qkv.weight)
-    GreedyLoader.truncate(weights, 2)
-    assert dropped() is None
-    assert kept() is not None
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_truncating_gives_the_memory_back(tmp_path: Path, dtype: torch.dtype) -> None:
+    """Resident memory falls by what the dropped layers held, also after deepening again."""
+    config = LlamaConfig(
+        vocab_size=512,
+        hidden_size=512,
+        intermediate_size=1536,
+        num_hidden_layers=12,
+        num_attention_heads=8,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    process = psutil.Process()
+    decoder = open_model(str(tmp_path)).config
+    layers = weight_bytes(decoder, 12, dtype.itemsize) - weight_bytes(decoder, 4, dtype.itemsize)
+    with Checkpoint(tmp_path) as checkpoint:
+        greedy = loader(tmp_path, checkpoint, dtype)
+        weights = greedy.load(12)
+        for _ in range(2):
+            full = process.memory_info().rss
+            greedy.truncate(weights, 4)
+            assert len(weights.layers) == 4
+            assert full - process.memory_info().rss > 0.9 * layers
+            greedy.deepen(weights, 12)
 
 
 def test_a_tied_head_may_be_stored_too(tmp_path: Path) -> None:
