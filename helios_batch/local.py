@@ -119,6 +119,7 @@ def _final(job: Job, totals: Totals, status: str) -> dict[str, Any]:
     summary = totals.to_json() | {
         "failed_rows": totals.failed_rows,
         "tokens_per_second": round(totals.tokens_per_second, 3),
+        "mean_batch": round(totals.mean_batch, 3),
     }
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     return job.record() | {"status": status, "totals": summary, "finished": finished}

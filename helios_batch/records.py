@@ -110,12 +110,13 @@ class EngineFacts:
 
 @dataclass(slots=True)
 class EngineStats:
-    """What an engine has done since it was made: seconds, tokens, and the largest batch."""
+    """What an engine has done since it was made: seconds, tokens, steps, and the largest batch."""
 
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     prefill_tokens: int = 0
     decode_tokens: int = 0
+    decode_steps: int = 0
     largest_batch: int = 0
 
 

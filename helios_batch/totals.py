@@ -14,6 +14,7 @@ from helios_batch.records import EngineFacts, Generation
 class Totals:
     """What came out and what it took; `+=` of parts gives a job's.
 
+    `decode_tokens` over `decode_steps` is the mean batch; `largest_batch` the largest.
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
     at, `seconds` wall time by phase: read (and render), prefill, decode, write (building and
     encoding the part). `engines` lists each engine that took part, once.
@@ -23,6 +24,8 @@ class Totals:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     largest_batch: int = 0
+    decode_steps: int = 0
+    decode_tokens: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     finish_reasons: Counter[str] = field(default_factory=Counter)
     exit_histogram: Counter[int] = field(default_factory=Counter)
@@ -55,11 +58,18 @@ class Totals:
         spent = sum(self.seconds.values())
         return self.completion_tokens / spent if spent else 0.0
 
+    @property
+    def mean_batch(self) -> float:
+        """Sequences that a decode step advanced, on average; 0 if there was none."""
+        return self.decode_tokens / self.decode_steps if self.decode_steps else 0.0
+
     def __iadd__(self, other: Totals) -> Self:
         self.rows += other.rows
         self.prompt_tokens += other.prompt_tokens
         self.completion_tokens += other.completion_tokens
         self.largest_batch = max(self.largest_batch, other.largest_batch)
+        self.decode_steps += other.decode_steps
+        self.decode_tokens += other.decode_tokens
         self.errors.update(other.errors)
         self.finish_reasons.update(other.finish_reasons)
         self.exit_histogram.update(other.exit_histogram)
@@ -75,6 +85,8 @@ class Totals:
             "prompt_tokens": self.prompt_tokens,
             "completion_tokens": self.completion_tokens,
             "largest_batch": self.largest_batch,
+            "decode_steps": self.decode_steps,
+            "decode_tokens": self.decode_tokens,
             "errors": dict(self.errors),
             "finish_reasons": dict(self.finish_reasons),
             "exit_histogram": {str(k): v for k, v in sorted(self.exit_histogram.items())},

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import accumulate, groupby
+from operator import itemgetter
 
 import pyarrow as pa
 
@@ -26,6 +29,11 @@ class RowReader:
         columns = columns or tuple(table.schema.names[:1])
         self._columns = list(columns)
         self.schema = pa.schema([table.schema.field(name) for name in columns])
+        self._groups = [
+            (file, group) for file in table.files for group in range(len(file.row_group_rows))
+        ]
+        sizes = [file.row_group_rows[group] for file, group in self._groups]
+        self._first_rows = list(accumulate(sizes, initial=0))[:-1]
         self._stream: Iterator[pa.RecordBatch] = iter(())
         self._rest: pa.RecordBatch | None = None
         self._position = -1
@@ -36,47 +44,28 @@ class RowReader:
         Raises:
             ReadError: a page can't be read or decoded.
         """
+        if start >= stop:
+            return self.schema.empty_table()
+        group = bisect_right(self._first_rows, start) - 1
         try:
-            if not self._at_or_shortly_before(start):
-                self._seek(start)
+            if not self._first_rows[group] <= self._position <= start:
+                self._stream, self._rest = self._batches(group), None
+                self._position = self._first_rows[group]
             self._take(start - self._position)
             return pa.Table.from_batches(self._take(stop - start), schema=self.schema)
         except (pa.ArrowException, OSError) as exc:
             self._position = -1
             raise ReadError(
                 f"the input can't be read: {exc}",
-                where=f"rows {start} to {stop} of {self._table.files[0].name}"
-                + (" and following files" if len(self._table.files) > 1 else ""),
+                where=f"rows {start} to {stop}, from {self._groups[group][0].name} on",
                 fix="check the disk or connection; if the file is damaged, replace it",
             ) from None
 
-    def _at_or_shortly_before(self, start: int) -> bool:
-        return 0 <= self._position <= start and self._group_of(start)[1] <= self._position
-
-    def _group_of(self, row: int) -> tuple[tuple[int, int], int]:
-        """Return ((file, row group), first row of that group in the table)."""
-        if row >= self._table.rows:
-            return (len(self._table.files), 0), self._table.rows
-        file, offset = self._table.locate(row)
-        first = row - offset
-        for group, rows in enumerate(self._table.files[file].row_group_rows):
-            if row < first + rows:
-                return (file, group), first
-            first += rows
-        raise AssertionError("locate() returned a row beyond its file")
-
-    def _seek(self, row: int) -> None:
-        (file, group), first = self._group_of(row)
-        self._stream = self._batches(file, group)
-        self._rest = None
-        self._position = first
-
-    def _batches(self, first_file: int, first_group: int) -> Iterator[pa.RecordBatch]:
-        for index, file in enumerate(self._table.files[first_file:]):
-            groups = range(first_group if index == 0 else 0, len(file.row_group_rows))
+    def _batches(self, first: int) -> Iterator[pa.RecordBatch]:
+        for file, groups in groupby(self._groups[first:], key=itemgetter(0)):
             with file.open() as parquet:
                 # one row group at a time: given several, pyarrow reads ahead in all of them
-                for group in groups:
+                for _, group in groups:
                     yield from parquet.iter_batches(
                         batch_size=_BATCH_ROWS,
                         row_groups=[group],

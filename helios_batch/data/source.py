@@ -23,7 +23,7 @@ _PAGE_BUFFER = 1 << 20
 _GLOB_CHARACTERS = re.compile(r"[*?\[]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InputFile:
     """One Parquet file. `name` is what `row_id.file` holds; `path` is what its filesystem opens."""
 

@@ -191,6 +191,7 @@ class Engine:
                 new = runner.decode(step)
                 self.stats.decode_seconds += time.perf_counter() - started
                 self.stats.decode_tokens += len(new)
+                self.stats.decode_steps += 1
             self._commit(new, scheduler, runner, call)
             if call.on_step is not None:
                 call.on_step(Progress(len(call.results), len(new), batch))

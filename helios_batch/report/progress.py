@@ -21,7 +21,7 @@ class RunProgress:
     Rates are of this run alone; rows finished by earlier runs count as done, not as speed.
     """
 
-    def __init__(self, console: Console, clock: float | None = None) -> None:
+    def __init__(self, console: Console) -> None:
         self._console = console
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -34,7 +34,7 @@ class RunProgress:
         self._engine: EngineFacts | None = None
         self._total = self._resumed = self._finished = self._in_shard = 0
         self._tokens = self._batch = 0
-        self._began = self._printed = time.monotonic() if clock is None else clock
+        self._began = self._printed = time.monotonic()
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -26,7 +26,7 @@ def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds:
         "failed rows": f"{totals.failed_rows:,}" + (f" ({errors})" if errors else ""),
         "tokens": f"{totals.prompt_tokens:,} prompt, {totals.completion_tokens:,} completion",
         "completion tokens/s": f"{totals.tokens_per_second:,.0f}",
-        "largest batch": str(totals.largest_batch),
+        "batch": f"mean {totals.mean_batch:.0f}, largest {totals.largest_batch}",
         "model": "\n".join(_engine(engine) for engine in totals.engines) or "none ran",
         "tokens by exit": exits or "none",
         "time by phase": phases or "nothing ran",

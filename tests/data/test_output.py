@@ -19,6 +19,7 @@ import pytest
 from helios_batch.data import publish as publishing
 from helios_batch.data.output import OutputFolder
 from helios_batch.data.publish import publish, sweep
+from helios_batch.data.reader import RowReader
 from helios_batch.data.schema import GENERATED, output_schema, part_table
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import open_input
@@ -47,10 +48,11 @@ def part(rows: pa.Table, generations: list[Generation]) -> pa.Table:
 def test_every_type_passes_through(tmp_path: Path) -> None:
     """Each Arrow type comes out as it went in, nulls included, beside the added columns."""
     table = every_type()
-    pq.write_table(table, tmp_path / "in.parquet")
+    # row groups of one row: dictionaries differ from batch to batch
+    pq.write_table(table, tmp_path / "in.parquet", row_group_size=1)
     source = open_input(str(tmp_path / "in.parquet"))
     schema = output_schema(source, table.column_names)
-    rows = pq.read_table(tmp_path / "in.parquet")
+    rows = RowReader(source, tuple(table.column_names)).read(0, 3)
     output = OutputFolder(str(tmp_path / "out"))
     output.claim(JOB)
     shard = ShardPlan(3, 3)[0]

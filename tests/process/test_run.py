@@ -51,6 +51,7 @@ def test_a_job_end_to_end(cli: Run, tmp_path: Path, tiny: Path) -> None:
     assert engine["layers_loaded"] == 3
     assert 0 < engine["weight_bytes_left"] < engine["weight_bytes_loaded"]
     assert totals["largest_batch"] == 4
+    assert 0 < totals["mean_batch"] <= 4
     assert totals["tokens_per_second"] > 0
     assert "layer 3" in ended.out
 

@@ -39,9 +39,12 @@ def test_totals_of_parts_are_totals_of_all(one: list[Generation], other: list[Ge
     added.seconds, added.engines = {"read": 1.0}, [ENGINE]
     second = Totals.of(other)
     second.seconds, second.engines = {"read": 2.0, "write": 1.0}, [ENGINE]
+    second.decode_steps, second.decode_tokens, second.largest_batch = 4, 10, 3
     added += Totals.from_json(json.loads(json.dumps(second.to_json())))
     together = Totals.of(one + other)
     together.seconds, together.engines = {"read": 3.0, "write": 1.0}, [ENGINE]
+    together.decode_steps, together.decode_tokens, together.largest_batch = 4, 10, 3
+    assert together.mean_batch == 2.5
     assert added == together
     assert together.failed_rows == sum(g.error is not None for g in one + other)
     assert together.completion_tokens == together.exit_histogram.total()
