@@ -27,21 +27,23 @@ def best_token(hidden: torch.Tensor, head: torch.Tensor) -> Best:
         hidden: [R, hidden_size], after the final norm.
         head: [vocab_size, hidden_size].
     """
-    rows = len(hidden)
+    rows, width = len(hidden), min(HEAD_TILE, len(head))
     top = torch.full((rows,), float("-inf"), device=hidden.device)
     token = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
     total = torch.zeros(rows, device=hidden.device)
-    for begin in range(0, len(head), HEAD_TILE):
-        logits = F.linear(hidden, head[begin : begin + HEAD_TILE])
+    for begin in range(0, len(head), width):
+        # all tiles have one width, so that rows of any batch meet the same vector instructions;
+        # what the last one repeats counts for nothing
+        start = min(begin, len(head) - width)
+        logits = F.linear(hidden, head[start : start + width])
+        logits[:, : begin - start] = float("-inf")
         # `max` takes a quarter of `argmax`'s time
         tile_top, tile_token = logits.max(dim=-1)
-        # the top's share is 1 / sum(exp(logits - top)); this kernel treats each row by itself,
-        # where an element-wise exp rounds by an element's place in the whole batch
-        share = logits.float().softmax(dim=-1).gather(-1, tile_token[:, None]).squeeze(-1)
         tile_top = tile_top.float()
-        token = torch.where(tile_top > top, tile_token + begin, token)
+        token = torch.where(tile_top > top, tile_token + start, token)
         new_top = torch.maximum(tile_top, top)
-        total = total * (top - new_top).exp_() + (tile_top - new_top).exp_() / share
+        total *= (top - new_top).exp_()
+        total += logits.float().sub_(new_top[:, None]).exp_().sum(dim=-1)
         top = new_top
     return Best(token, total.reciprocal_())
 

@@ -107,20 +107,20 @@ class Decoder:
         update = linear(mixed.reshape(len(hidden), -1), layer.attention_out)
         if layer.attention_post_norm is not None:
             update = normalize(update, layer.attention_post_norm, config.norm)
-        return hidden + update
+        return update.add_(hidden)
 
     def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
         config = self.config
         inner = linear(normalize(hidden, layer.mlp_norm, config.norm), layer.mlp_in)
         if config.gated:
             gate, up = inner.chunk(2, dim=-1)
-            inner = _activate(gate, config.activation) * up
+            inner = _activate(gate, config.activation).mul_(up)
         else:
             inner = _activate(inner, config.activation)
         update = linear(inner, layer.mlp_out)
         if layer.mlp_post_norm is not None:
             update = normalize(update, layer.mlp_post_norm, config.norm)
-        return hidden + update
+        return update.add_(hidden)
 
 
 def linear(x: torch.Tensor, parameters: Affine) -> torch.Tensor:

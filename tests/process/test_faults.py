@@ -14,7 +14,7 @@ import pytest
 from tests.support.jobs import parts, rows, run_to_end, started, write_spec
 from tests.support.parquet import write_rows
 
-ROWS = 400
+ROWS = 640
 KILLS = 10
 SEED = 20260401
 
