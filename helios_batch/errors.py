@@ -24,14 +24,9 @@ class HeliosError(Exception):
 
     exit_code = 1
 
-    def __init__(self, what: str, *, where: str | None = None, fix: str | None = None) -> None:
+    def __init__(self, what: str, *, where: str, fix: str) -> None:
         self.what, self.where, self.fix = what, where, fix
-        lines = [what]
-        if where:
-            lines.append(f"  where: {where}")
-        if fix:
-            lines.append(f"  fix:   {fix}")
-        super().__init__("\n".join(lines))
+        super().__init__(f"{what}\n  where: {where}\n  fix:   {fix}")
 
 
 class UsageError(HeliosError):

@@ -62,7 +62,9 @@ def _rotary(parameters: dict[str, Any]) -> Rotary:
     theta = float(parameters["rope_theta"])
     if parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise ModelError(
-            "rotary embeddings over a part of each head are not supported", where="config.json"
+            "rotary embeddings over a part of each head are not supported",
+            where="config.json, partial_rotary_factor",
+            fix="use a checkpoint that rotates whole heads",
         )
     if kind == "default":
         return Rotary(theta)
@@ -98,8 +100,11 @@ def _layer_kinds(config: Any, windowed: bool) -> tuple[LayerKind, ...]:
     kinds = []
     for kind in types:
         if kind not in ("full_attention", "sliding_attention"):
-            where = "config.json, layer_types"
-            raise ModelError(f"layer type {kind!r} is not supported", where=where)
+            raise ModelError(
+                f"layer type {kind!r} is not supported",
+                where="config.json, layer_types",
+                fix="supported are full_attention and sliding_attention",
+            )
         rotary = _rotary(parameters[kind] if by_type else parameters)
         kinds.append(LayerKind(window if kind == "sliding_attention" else None, rotary))
     return tuple(kinds)

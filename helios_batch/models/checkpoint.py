@@ -155,7 +155,11 @@ class Checkpoint:
         while done < len(buffer):
             count = os.preadv(handle, [buffer[done:]], offset + done)
             if count == 0:
-                raise ModelError(f"the file ends inside tensor {name!r}", where=str(file))
+                raise ModelError(
+                    f"the file ends inside tensor {name!r}",
+                    where=str(file),
+                    fix="download or copy the file again",
+                )
             done += count
 
     def _open(self, file: Path) -> int:
@@ -178,7 +182,11 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, AttributeError) as exc:
-        raise ModelError(f"the weight index can't be read: {exc!r}", where=str(index)) from None
+        raise ModelError(
+            f"the weight index can't be read: {exc!r}",
+            where=str(index),
+            fix="download the model's index file again",
+        ) from None
     files = tuple(folder / name for name in names)
     for name, file in zip(names, files, strict=True):
         if Path(name).name != name or not file.is_file():

