@@ -79,7 +79,7 @@ def main() -> None:
         print(json.dumps(measure(options.folder, options.model, options.rows_per_shard)))
         return
     with tempfile.TemporaryDirectory() as name:
-        import subprocess  # noqa: PLC0415
+        import subprocess
 
         folder = Path(name)
         write_input(folder / "in.parquet", options.rows)

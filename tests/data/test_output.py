@@ -225,10 +225,18 @@ def test_success_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     """`_SUCCESS` appears after the final `_job.json`, and not without it."""
     output = OutputFolder(str(tmp_path))
     output.claim(JOB)
+    order: list[str] = []
+
+    def recorded(target: Path, *arguments: Any, **options: Any) -> bool:
+        order.append(target.name)
+        return publish(target, *arguments, **options)
+
+    monkeypatch.setattr("helios_batch.data.output.publish", recorded)
     output.record(JOB | {"status": "failed"}, success=False)
     assert not (tmp_path / "_SUCCESS").exists()
     output.record(JOB | {"status": "done"}, success=True)
     assert (tmp_path / "_SUCCESS").exists()
+    assert order == ["_job.json", "_job.json", "_SUCCESS"]
     assert json.loads((tmp_path / "_job.json").read_text())["status"] == "done"
 
 

@@ -34,7 +34,7 @@ def prompts() -> list[str]:
 @pytest.fixture(scope="module")
 def expected(pack: Path, prompts: list[str]) -> list[str]:
     """What `generate` of transformers says in float32, greedily, of chats."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(pack, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(pack, dtype=torch.float32).eval()

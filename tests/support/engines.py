@@ -55,7 +55,7 @@ class StubEngine:
     ) -> list[Generation]:
         """Return one token per prompt."""
         self.calls += 1
-        self.stats.largest_batch = max(self.stats.largest_batch, len(prompts))
+        self.stats = EngineStats(largest_batch=len(prompts))
         record = ExitRecord("stub", 2, (2,), (0.5,))
         return [
             Generation(p.row, f"echo {p.content!s:.20}", FinishReason.STOP, 3, 1, record)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +43,10 @@ class Ended:
     status: int
     out: str
     err: str
+
+
+Run = Callable[..., Ended]
+"""Runs the command line with the arguments it is given."""
 
 
 def command(monkeypatch: Any, capfd: Any, *arguments: str | Path) -> Ended:
