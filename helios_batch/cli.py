@@ -50,11 +50,11 @@ def _interrupt(signum: int, frame: FrameType | None) -> NoReturn:
 
 
 @contextmanager
-def _interruptible(what_stays: str) -> Iterator[None]:
+def _interruptible(command: str, fix: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        raise Interrupted(f"interrupted: {what_stays}") from None
+        raise Interrupted("interrupted", where=command, fix=fix) from None
 
 
 @app.command()
@@ -64,14 +64,14 @@ def run(
     show: Annotated[int, typer.Option(min=0, help="Print this many results.")] = 0,
 ) -> None:
     """Run a job in this process; running it again resumes it."""
-    from helios_batch.job import prepare  # noqa: PLC0415
-    from helios_batch.loading import load_engine  # noqa: PLC0415
-    from helios_batch.local import run_local  # noqa: PLC0415
-    from helios_batch.report.progress import RunProgress  # noqa: PLC0415
-    from helios_batch.report.summary import sample_rows, summary_table  # noqa: PLC0415
-    from helios_batch.spec_file import load_spec  # noqa: PLC0415
+    from helios_batch.job import prepare
+    from helios_batch.loading import load_engine
+    from helios_batch.local import run_local
+    from helios_batch.report.progress import RunProgress
+    from helios_batch.report.summary import sample_rows, summary_table
+    from helios_batch.spec_file import load_spec
 
-    with _interruptible("finished shards are kept; the same command goes on from there"):
+    with _interruptible("run", "finished shards are kept; the same command goes on from there"):
         job = prepare(load_spec(spec))
         with RunProgress(_err) as progress:
             result = run_local(job, load_engine, progress)
@@ -90,10 +90,10 @@ def run(
 @app.command()
 def plan(spec: SpecPath, as_json: AsJson = False) -> None:
     """Check a job and show its rows, tokens, shards and memory by depth; writes nothing."""
-    from helios_batch.job import prepare  # noqa: PLC0415
-    from helios_batch.preflight import preflight  # noqa: PLC0415
-    from helios_batch.report.plan import plan_tables  # noqa: PLC0415
-    from helios_batch.spec_file import load_spec  # noqa: PLC0415
+    from helios_batch.job import prepare
+    from helios_batch.preflight import preflight
+    from helios_batch.report.plan import plan_tables
+    from helios_batch.spec_file import load_spec
 
     result = preflight(prepare(load_spec(spec)))
     if as_json:
@@ -105,7 +105,7 @@ def plan(spec: SpecPath, as_json: AsJson = False) -> None:
 @app.command()
 def doctor(as_json: AsJson = False) -> None:
     """Show what this machine offers and what is missing."""
-    from helios_batch.report.doctor import examine  # noqa: PLC0415
+    from helios_batch.report.doctor import examine
 
     findings = examine()
     if as_json:
@@ -121,7 +121,7 @@ def doctor(as_json: AsJson = False) -> None:
 @models.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List the packs and whether they are fetched."""
-    from helios_batch.models.packs import PACKS, is_fetched, pack_folder  # noqa: PLC0415
+    from helios_batch.models.packs import PACKS, is_fetched, pack_folder
 
     rows = [asdict(pack) | {"fetched": is_fetched(pack)} for pack in PACKS.values()]
     if as_json:
@@ -138,12 +138,14 @@ def list_models(as_json: AsJson = False) -> None:
 @models.command("fetch")
 def fetch_model(name: Annotated[str, typer.Argument(help="Name of a pack.")]) -> None:
     """Download, check and convert a pack into the cache folder."""
-    from helios_batch.errors import ModelError  # noqa: PLC0415
-    from helios_batch.models.packs import PACKS, fetch  # noqa: PLC0415
+    from helios_batch.errors import ModelError
+    from helios_batch.models.packs import PACKS, fetch
 
     if name not in PACKS:
-        raise ModelError(f"unknown pack {name!r}", fix=f"the packs are {', '.join(PACKS)}")
-    with _interruptible("nothing was kept; fetch it again"):
+        raise ModelError(
+            f"unknown pack {name!r}", where="models fetch", fix=f"the packs are {', '.join(PACKS)}"
+        )
+    with _interruptible("models fetch", "nothing was kept; fetch it again"):
         folder = fetch(PACKS[name], lambda line: _err.print(line, markup=False))
     typer.echo(folder)
 
@@ -154,8 +156,8 @@ def show_model(
     as_json: AsJson = False,
 ) -> None:
     """Describe a model: its shape, and its weights in memory by depth."""
-    from helios_batch.models.folder import open_model  # noqa: PLC0415
-    from helios_batch.report.model import describe, model_table  # noqa: PLC0415
+    from helios_batch.models.folder import open_model
+    from helios_batch.report.model import describe, model_table
 
     facts = describe(open_model(name))
     if as_json:

@@ -16,7 +16,7 @@ from helios_batch import __version__
 from helios_batch.data.output import OutputFolder
 from helios_batch.data.prompts import PromptRenderer
 from helios_batch.data.reader import RowReader
-from helios_batch.data.schema import output_schema
+from helios_batch.data.schema import output_schema, passed_columns
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import OutputError, SpecError
@@ -34,7 +34,6 @@ class Job:
     spec: JobSpec
     table: InputTable
     renderer: PromptRenderer
-    passed: tuple[str, ...]
     schema: pa.Schema
     model: ModelFolder
     output: OutputFolder
@@ -70,7 +69,7 @@ class Job:
 
     def context(self) -> ShardContext:
         """Return what the job's shards share; each runner of shards has its own."""
-        columns = tuple(dict.fromkeys([*self.passed, *self.renderer.columns]))
+        columns = tuple(dict.fromkeys([*passed_columns(self.schema), *self.renderer.columns]))
         return ShardContext(
             table=self.table,
             reader=RowReader(self.table, columns),
@@ -126,4 +125,4 @@ def prepare(spec: JobSpec) -> Job:
             fix="write outside of the input folder, or name the input with a glob such as "
             f"{Path(table.folder) / '*.parquet'}",
         )
-    return Job(spec, table, renderer, passed, schema, model, output)
+    return Job(spec, table, renderer, schema, model, output)

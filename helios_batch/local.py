@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
@@ -35,13 +35,12 @@ class Observer(Protocol):
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a run ended: totals over all parts, old and new, and this run's own share."""
+    """How a run ended; totals are over all parts, old and new."""
 
     output: Path
     totals: Totals
     resumed_rows: int
     wall_seconds: float
-    new: Totals = field(default_factory=Totals)
 
 
 def run_local(job: Job, make_engine: Callable[[Job], Generator], observer: Observer) -> JobResult:
@@ -56,7 +55,7 @@ def run_local(job: Job, make_engine: Callable[[Job], Generator], observer: Obser
     """
     started = time.perf_counter()
     job.output.check(job.fingerprint, job.identity)
-    totals, new = Totals(), Totals()
+    totals = Totals()
     finished = set()
     for shard, data in job.output.finished(job.shards, job.fingerprint):
         finished.add(shard.index)
@@ -81,12 +80,11 @@ def run_local(job: Job, make_engine: Callable[[Job], Generator], observer: Obser
                 # another run was first; its part is the one that counts
                 done = _read_totals(job.output.part_totals(shard, job.fingerprint), job, shard)
             totals += done
-            new += done
             observer.shard_done(done.rows)
             _check_failures(job, totals)
 
     job.output.record(_final(job, totals, "done"), success=True)
-    return JobResult(job.output.path, totals, resumed_rows, time.perf_counter() - started, new)
+    return JobResult(job.output.path, totals, resumed_rows, time.perf_counter() - started)
 
 
 def _check_dtype(job: Job, totals: Totals, engine: EngineFacts) -> None:

@@ -102,9 +102,9 @@ def preflight(job: Job) -> Preflight:
     Raises:
         UsageError: as running the job would before its first row.
     """
-    from helios_batch.engine.device import resolve  # noqa: PLC0415 - torch takes a second
-    from helios_batch.models.checkpoint import Checkpoint  # noqa: PLC0415
-    from helios_batch.models.tokenizer import Tokenizer  # noqa: PLC0415
+    from helios_batch.engine.device import resolve
+    from helios_batch.models.checkpoint import Checkpoint
+    from helios_batch.models.tokenizer import Tokenizer
 
     job.output.check(job.fingerprint, job.identity)
     resources = resolve(job.spec.resources)

@@ -110,11 +110,10 @@ class EngineFacts:
 
 @dataclass(slots=True)
 class EngineStats:
-    """What an engine has done since it was made: seconds, tokens, steps, and the largest batch."""
+    """What a call of `generate` took: seconds, decoded tokens and steps, and the largest batch."""
 
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
-    prefill_tokens: int = 0
     decode_tokens: int = 0
     decode_steps: int = 0
     largest_batch: int = 0
@@ -139,7 +138,7 @@ class Generator(Protocol):
 
     @property
     def stats(self) -> EngineStats:
-        """What it has done so far."""
+        """What its last call of `generate` took."""
         ...
 
     def generate(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pyarrow as pa
 
@@ -60,7 +60,6 @@ def run_shard(
     rendered = context.renderer.render(rows, shard.start)
     read_seconds = time.perf_counter() - started
 
-    before = replace(engine.stats)
     prompts = [item for item in rendered if isinstance(item, Prompt)]
     generated = iter(engine.generate(prompts, context.sampling, on_step))
     generations = [
@@ -70,16 +69,16 @@ def run_shard(
 
     totals = Totals.of(generations)
     totals.largest_batch = engine.stats.largest_batch
-    totals.decode_steps = engine.stats.decode_steps - before.decode_steps
-    totals.decode_tokens = engine.stats.decode_tokens - before.decode_tokens
+    totals.decode_steps = engine.stats.decode_steps
+    totals.decode_tokens = engine.stats.decode_tokens
     totals.engines = [engine.facts]
     started = time.perf_counter()
     ids = context.table.ids(shard.start, shard.stop)
     part = part_table(context.schema, rows, ids, generations)
     totals.seconds = {
         "read": read_seconds,
-        "prefill": engine.stats.prefill_seconds - before.prefill_seconds,
-        "decode": engine.stats.decode_seconds - before.decode_seconds,
+        "prefill": engine.stats.prefill_seconds,
+        "decode": engine.stats.decode_seconds,
         "write": time.perf_counter() - started,
     }
     published = context.output.publish_part(shard, part, context.fingerprint, totals.to_json())

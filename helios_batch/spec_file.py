@@ -52,7 +52,7 @@ def load_spec(path: str | Path) -> JobSpec:
             where=where,
             fix="give the path of a YAML or JSON file",
         ) from None
-    kind = "JSON" if text.lstrip().startswith("{") and where.endswith(".json") else "YAML"
+    kind = "JSON" if Path(path).suffix == ".json" else "YAML"
     try:
         if kind == "JSON":
             data = json.loads(text, object_pairs_hook=_distinct)

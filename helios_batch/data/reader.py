@@ -24,7 +24,6 @@ class RowReader:
     """
 
     def __init__(self, table: InputTable, columns: tuple[str, ...]) -> None:
-        self._table = table
         # a batch without columns would have lost its row count
         columns = columns or tuple(table.schema.names[:1])
         self._columns = list(columns)

@@ -58,6 +58,11 @@ def output_schema(table: InputTable, passed: Sequence[str]) -> pa.Schema:
     return pa.schema([*fields, *GENERATED])
 
 
+def passed_columns(schema: pa.Schema) -> list[str]:
+    """Return the passed-through columns of an output schema."""
+    return list(schema.names[: len(schema) - len(GENERATED)])
+
+
 def part_table(
     schema: pa.Schema,
     rows: pa.Table,
@@ -78,7 +83,7 @@ def part_table(
         ],
     }
     added = [pa.array(columns[field.name], field.type) for field in GENERATED]
-    passed = [rows.column(name) for name in schema.names[: len(schema) - len(added)]]
+    passed = [rows.column(name) for name in passed_columns(schema)]
     return pa.Table.from_arrays([*passed, *added], schema=schema)
 
 

@@ -118,6 +118,7 @@ class Engine:
         A prompt that can't be run gives a generation with an error; the others are unaffected. At
         a given model and depth a row's result does not depend on the prompts beside it.
         """
+        self.stats = EngineStats()
         call = _Call(on_step)
         sequences = self._sequences(prompts, sampling, call)
         if sequences:
@@ -186,7 +187,6 @@ class Engine:
             if isinstance(step, PrefillStep):
                 new = runner.prefill(step)
                 self.stats.prefill_seconds += time.perf_counter() - started
-                self.stats.prefill_tokens += sum(c.stop - c.start for c in step.chunks)
             else:
                 new = runner.decode(step)
                 self.stats.decode_seconds += time.perf_counter() - started

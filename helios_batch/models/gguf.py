@@ -13,9 +13,9 @@ def convert_gguf(gguf: Path, folder: Path) -> None:
     float32 holds the dequantized values exactly, so that the folder gives what transformers gives
     when it reads the GGUF itself.
     """
-    import torch  # noqa: PLC0415 - seconds to import, needed once per machine
-    from safetensors.torch import save_file  # noqa: PLC0415
-    from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: PLC0415
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     # transformers draws progress bars there
     with contextlib.redirect_stderr(io.StringIO()):

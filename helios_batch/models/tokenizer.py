@@ -23,7 +23,7 @@ class Tokenizer:
     """
 
     def __init__(self, folder: Path, now: datetime) -> None:
-        from transformers import AutoTokenizer  # noqa: PLC0415 - a second to import
+        from transformers import AutoTokenizer
 
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(
@@ -65,7 +65,7 @@ class Tokenizer:
 
     def stream(self) -> Callable[[int], str]:
         """Return a function that takes one token after another and returns each one's new text."""
-        from tokenizers.decoders import DecodeStream  # noqa: PLC0415 - comes with transformers
+        from tokenizers.decoders import DecodeStream
 
         stream, backend = DecodeStream(skip_special_tokens=True), self._tokenizer.backend_tokenizer
         return lambda token: stream.step(backend, token) or ""

@@ -26,9 +26,9 @@ class Finding:
 
 def examine() -> list[Finding]:
     """Look at Python, libraries, device, memory, cache and packs."""
-    import torch  # noqa: PLC0415 - takes a second
+    import torch
 
-    from helios_batch.engine.device import cpu_has_bf16, resolve  # noqa: PLC0415
+    from helios_batch.engine.device import cpu_has_bf16, resolve
 
     resources = resolve(ResourceSpec())
     packages = ("torch", "transformers", "pyarrow", "tokenizers")
