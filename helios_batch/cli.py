@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from helios_batch.errors import HeliosError, Interrupted
+from helios_batch.queue import commands as queue_commands
 
 app = typer.Typer(
     name="helios-batch",
@@ -26,6 +27,7 @@ app = typer.Typer(
 )
 models = typer.Typer(help="List, fetch and describe models.", no_args_is_help=True)
 app.add_typer(models, name="models")
+queue_commands.register(app)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]

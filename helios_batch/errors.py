@@ -6,11 +6,15 @@ HeliosError
 │   ├── InputError        input files or columns are missing or unreadable
 │   ├── OutputError       the output folder is not usable for this job
 │   ├── ModelError        a model is unknown, unsupported or damaged
-│   └── ResourceError     memory, device or threads do not suffice
+│   ├── ResourceError     memory, device or threads do not suffice
+│   └── QueueUsageError   the queue is not named, or has no such job
 └── JobError              exit 1: finished shards stay; running again resumes
     ├── WriteError        the output could not be written (disk full, I/O error)
     ├── ReadError         the input could not be read after the job began
     ├── FailureLimitError more rows failed than the spec allows
+    ├── DeadlineError     the job's time was up
+    ├── QueueError        Redis can't be reached or refuses
+    ├── CommitRefused     another attempt, or a cancel, has the shard: not published
     └── Interrupted       exit 130: Ctrl-C or SIGTERM
 
 A bad row is none of these: it carries a `records.RowError` in its own output row.
@@ -55,6 +59,10 @@ class ResourceError(UsageError):
     """Memory, device or threads don't suffice for what was asked."""
 
 
+class QueueUsageError(UsageError):
+    """The queue is not named or not set up, or it has no such job."""
+
+
 class JobError(HeliosError):
     """The job stopped; what is finished stays and a rerun goes on from there."""
 
@@ -69,6 +77,18 @@ class ReadError(JobError):
 
 class FailureLimitError(JobError):
     """More rows failed than `limits.max_failed_rows` allows."""
+
+
+class DeadlineError(JobError):
+    """`limits.deadline` has passed."""
+
+
+class QueueError(JobError):
+    """Redis can't be reached, or refuses to do its part."""
+
+
+class CommitRefused(JobError):  # noqa: N818 - the shard is fine, in other hands
+    """A part was not published: another attempt has the shard, or its job was stopped."""
 
 
 class Interrupted(JobError):  # noqa: N818 - not the user's error

@@ -19,3 +19,14 @@ def load_engine(job: Job) -> Engine:
     tokenizer = Tokenizer(job.model.path, job.created)
     tokens = sample_prompts(job, tokenizer).sequence_tokens
     return Engine(job.model, tokenizer, job.depth, resolve(job.spec.resources), tokens)
+
+
+def adopt(engine: Engine, job: Job) -> None:
+    """Prepare an engine that already holds the job's model at its depth.
+
+    Raises:
+        ModelError: the tokenizer can't be read, or chat is asked of a model without it.
+        ResourceError: memory is too small for the job's prompts.
+    """
+    tokenizer = Tokenizer(job.model.path, job.created)
+    engine.adopt(tokenizer, sample_prompts(job, tokenizer).sequence_tokens)

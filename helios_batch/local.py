@@ -5,12 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-from helios_batch.data.shards import Shard
-from helios_batch.errors import FailureLimitError, OutputError
+from helios_batch.errors import DeadlineError, FailureLimitError, OutputError
+from helios_batch.finish import check_failures, final_record, finished, part_totals
 from helios_batch.job import Job
 from helios_batch.records import EngineFacts, Generator, Progress
 from helios_batch.shard import run_shard
@@ -51,19 +50,16 @@ def run_local(job: Job, make_engine: Callable[[Job], Generator], observer: Obser
 
     Raises:
         UsageError: found before anything was written.
-        JobError: reading or writing failed, or more rows failed than the spec allows.
+        JobError: reading or writing failed, more rows failed than the spec allows, or its deadline
+            passed.
     """
     started = time.perf_counter()
     job.output.check(job.fingerprint, job.identity)
-    totals = Totals()
-    finished = set()
-    for shard, data in job.output.finished(job.shards, job.fingerprint):
-        finished.add(shard.index)
-        totals += _read_totals(data, job, shard)
-    resumed_rows = totals.rows
-    _check_failures(job, totals)
+    found = finished(job)
+    totals, resumed_rows = found.totals, found.totals.rows
+    _stop_on_failures(job, totals)
 
-    if len(finished) < len(job.shards):
+    if len(found.shards) < len(job.shards):
         observer.loading()
         engine = make_engine(job)
         _check_dtype(job, totals, engine.facts)
@@ -71,19 +67,20 @@ def run_local(job: Job, make_engine: Callable[[Job], Generator], observer: Obser
         observer.started(engine.facts, job.table.rows, resumed_rows)
         context = job.context()
         for index in range(len(job.shards)):
-            if index in finished:
+            if index in found.shards:
                 continue
+            _check_deadline(job, started)
             shard = job.shards[index]
             result = run_shard(shard, context, engine, observer.step)
             done = result.totals
             if not result.published:
                 # another run was first; its part is the one that counts
-                done = _read_totals(job.output.part_totals(shard, job.fingerprint), job, shard)
+                done = part_totals(job, shard)
             totals += done
             observer.shard_done(done.rows)
-            _check_failures(job, totals)
+            _stop_on_failures(job, totals)
 
-    job.output.record(_final(job, totals, "done"), success=True)
+    job.output.record(final_record(job, totals, "done"), success=True)
     return JobResult(job.output.path, totals, resumed_rows, time.perf_counter() - started)
 
 
@@ -98,37 +95,19 @@ def _check_dtype(job: Job, totals: Totals, engine: EngineFacts) -> None:
         )
 
 
-def _check_failures(job: Job, totals: Totals) -> None:
-    allowed = job.spec.limits.failed_rows_allowed(job.table.rows)
-    if allowed is None or totals.failed_rows <= allowed:
-        return
-    job.output.record(_final(job, totals, "failed"), success=False)
-    codes = ", ".join(f"{code} {count}" for code, count in totals.errors.most_common())
-    raise FailureLimitError(
-        f"{totals.failed_rows} of {totals.rows} rows failed so far ({codes}); "
-        f"limits.max_failed_rows allows {allowed} of {job.table.rows}",
-        where=str(job.output.path),
-        fix="what was computed stays; look at the error column, then raise the limit and run "
-        "again, or correct the input and choose a new output folder",
-    )
-
-
-def _final(job: Job, totals: Totals, status: str) -> dict[str, Any]:
-    summary = totals.to_json() | {
-        "failed_rows": totals.failed_rows,
-        "tokens_per_second": round(totals.tokens_per_second, 3),
-        "mean_batch": round(totals.mean_batch, 3),
-    }
-    finished = datetime.now(UTC).isoformat(timespec="seconds")
-    return job.record() | {"status": status, "totals": summary, "finished": finished}
-
-
-def _read_totals(data: dict[str, Any], job: Job, shard: Shard) -> Totals:
+def _stop_on_failures(job: Job, totals: Totals) -> None:
     try:
-        return Totals.from_json(data)
-    except (KeyError, TypeError, ValueError, AttributeError) as exc:
-        raise OutputError(
-            f"a finished part was written by another version: {exc!r}",
-            where=str(job.output.path / shard.part_name),
-            fix="finish the job with the version that began it, or choose a new output folder",
-        ) from None
+        check_failures(job, totals)
+    except FailureLimitError:
+        job.output.record(final_record(job, totals, "failed"), success=False)
+        raise
+
+
+def _check_deadline(job: Job, started: float) -> None:
+    seconds = job.spec.limits.deadline
+    if seconds is not None and time.perf_counter() - started > seconds:
+        raise DeadlineError(
+            f"limits.deadline of {seconds:g} s has passed",
+            where=str(job.output.path),
+            fix="what is finished stays; run the same command again to go on for as long again",
+        )

@@ -20,6 +20,7 @@ class ErrorCode(StrEnum):
     EXCEEDS_MEMORY = "exceeds_memory"
     UNKNOWN_TOKEN = "unknown_token"
     BAD_MESSAGES = "bad_messages"
+    QUARANTINED = "quarantined"
 
 
 class FinishReason(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -14,9 +14,15 @@ from helios_batch.data.reader import RowReader
 from helios_batch.data.schema import part_table
 from helios_batch.data.shards import Shard
 from helios_batch.data.source import InputTable
-from helios_batch.records import Generation, Generator, Progress, Prompt, RowError
+from helios_batch.records import ErrorCode, Generation, Generator, Progress, Prompt, RowError
 from helios_batch.spec import SamplingSpec
 from helios_batch.totals import Totals
+
+_QUARANTINED = RowError(
+    ErrorCode.QUARANTINED,
+    "the process that ran this row was lost each time, alone and with others; look at its prompt, "
+    "and at the memory of the worker",
+)
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,11 @@ def run_shard(
     context: ShardContext,
     engine: Generator,
     on_step: Callable[[Progress], None] | None = None,
+    quarantined: Container[int] = (),
 ) -> ShardResult:
     """Read a shard's rows, generate, and publish its part.
+
+    Rows whose number in the shard is in `quarantined` are not run; they get an error.
 
     On failure or interruption nothing is published and the shard can be run again; a second
     attempt at a published shard changes nothing.
@@ -54,10 +63,14 @@ def run_shard(
     Raises:
         ReadError: the input can't be read.
         WriteError: the part can't be written.
+        CommitRefused: another attempt has the shard, or its job was stopped.
     """
     started = time.perf_counter()
     rows = context.reader.read(shard.start, shard.stop)
-    rendered = context.renderer.render(rows, shard.start)
+    rendered = [
+        _QUARANTINED if index in quarantined else item
+        for index, item in enumerate(context.renderer.render(rows, shard.start))
+    ]
     read_seconds = time.perf_counter() - started
 
     prompts = [item for item in rendered if isinstance(item, Prompt)]
@@ -83,3 +96,25 @@ def run_shard(
     }
     published = context.output.publish_part(shard, part, context.fingerprint, totals.to_json())
     return ShardResult(totals, published)
+
+
+def probe_rows(
+    shard: Shard,
+    probe: range,
+    context: ShardContext,
+    engine: Generator,
+    on_step: Callable[[Progress], None] | None = None,
+    quarantined: Container[int] = (),
+) -> None:
+    """Run some rows of a shard, numbered from its start, and drop what comes out.
+
+    All there is to learn is whether the process survives it.
+    """
+    first = shard.start + probe.start
+    rendered = context.renderer.render(context.reader.read(first, first + len(probe)), first)
+    prompts = [
+        item
+        for index, item in zip(probe, rendered, strict=True)
+        if isinstance(item, Prompt) and index not in quarantined
+    ]
+    engine.generate(prompts, context.sampling, on_step)

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from helios_batch.units import parse_bytes, parse_share_or_count
+from helios_batch.units import parse_bytes, parse_duration, parse_share_or_count
 
 
 def _not_built(what: str) -> ValueError:
@@ -135,13 +135,17 @@ class ResourceSpec(_Section):
 
 
 class LimitSpec(_Section):
-    """When a job gives up. `max_failed_rows` is a share of all rows (float) or a count (int)."""
+    """When a job gives up; what is finished stays, and running it again goes on.
+
+    `max_failed_rows` is a share of all rows (float) or a count (int). `deadline` is in seconds from
+    the start of a run, or from the submission to a queue.
+    """
 
     max_failed_rows: Annotated[int | float, BeforeValidator(parse_share_or_count)] | None = None
     max_total_tokens: None = None
-    deadline: None = None
+    deadline: Annotated[float | None, BeforeValidator(parse_duration)] = None
 
-    @field_validator("max_total_tokens", "deadline", mode="before")
+    @field_validator("max_total_tokens", mode="before")
     @classmethod
     def _limits_not_built(cls, value: object) -> object:
         if value is not None:

@@ -45,3 +45,26 @@ def parse_share_or_count(value: object) -> float | int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise ValueError("write a share such as 1% or a number of rows")
     return value
+
+
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+def parse_duration(value: object) -> float | None:
+    """Return the seconds that `90s`, `30m`, `6h`, `2d` or a plain number stand for; None stays.
+
+    Raises:
+        ValueError: the value is not a positive time.
+    """
+    problem = ValueError("write a time such as 90s, 30m, 6h, 2d or a number of seconds")
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise problem
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-z]*)\s*", str(value))
+    if not match or (match[2] or "s") not in _SECONDS:
+        raise problem
+    seconds = float(match[1]) * _SECONDS[match[2] or "s"]
+    if not 0 < seconds < 1e9:
+        raise problem
+    return seconds

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from copy import copy
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from helios_batch.data.publish import publish, sweep
+from helios_batch.data.publish import publish, remove_if_empty, revoke, sweep
 from helios_batch.data.shards import Shard, ShardPlan
 from helios_batch.errors import OutputError, WriteError
 
@@ -43,6 +44,20 @@ class OutputFolder:
             raise OutputError(
                 "the output path is a file", where=str(self.path), fix="name a folder"
             )
+        self._confirm: Callable[[], None] = lambda: None
+
+    def guarded(self, confirm: Callable[[], None]) -> OutputFolder:
+        """Return the folder with `confirm` called before each file gets its name.
+
+        What it raises refuses the file.
+        """
+        guarded = copy(self)
+        guarded._confirm = confirm
+        return guarded
+
+    def revoke(self, shard: Shard | None = None) -> None:
+        """Stop earlier attempts at a shard (or at all) that are about to publish."""
+        revoke(self.path, shard.part_name if shard is not None else "")
 
     def check(self, fingerprint: str, identity: dict[str, Any]) -> None:
         """Check, writing nothing, that the folder is this job's or free for it.
@@ -123,6 +138,7 @@ class OutputFolder:
 
         Raises:
             WriteError: writing failed; nothing is visible.
+            CommitRefused: another attempt has the shard, or the job was stopped.
         """
         note = json.dumps({"fingerprint": fingerprint, "shard": shard.index, "totals": totals})
 
@@ -131,7 +147,7 @@ class OutputFolder:
                 writer.write_table(table)
                 writer.add_key_value_metadata({_PART_KEY: note.encode()})
 
-        return publish(self.path / shard.part_name, write)
+        return publish(self.path / shard.part_name, write, confirm=self._confirm)
 
     def record(self, job: dict[str, Any], *, success: bool) -> None:
         """Write the final `_job.json` and, with `success`, `_SUCCESS` after it.
@@ -143,12 +159,30 @@ class OutputFolder:
             (self.path / _SUCCESS).unlink(missing_ok=True)
         self._write_json(job, replace=True)
         if success:
-            publish(self.path / _SUCCESS, lambda file: None)
+            publish(self.path / _SUCCESS, lambda file: None, confirm=self._confirm)
+            remove_if_empty(self.path)
 
     def created(self) -> datetime | None:
         """Return when the job that the folder holds first began."""
-        found = self._read_job() if self.path.is_dir() else None
+        found = self.read_record()
         return datetime.fromisoformat(found["created"]) if found and "created" in found else None
+
+    def read_record(self) -> dict[str, Any] | None:
+        """Return what `_job.json` says, or None if there is none.
+
+        Raises:
+            OutputError: it can't be read.
+        """
+        return self._read_job() if self.path.is_dir() else None
+
+    def has_part(self, shard: Shard) -> bool:
+        """Whether the shard's part is published."""
+        return (self.path / shard.part_name).exists()
+
+    def discard_part(self, shard: Shard) -> None:
+        """Take a published part away, so that its shard is run anew."""
+        (self.path / _SUCCESS).unlink(missing_ok=True)
+        (self.path / shard.part_name).unlink(missing_ok=True)
 
     def _read_job(self) -> dict[str, Any] | None:
         path = self.path / _JOB
@@ -172,7 +206,7 @@ class OutputFolder:
         def write(file: BinaryIO) -> None:
             file.write(text.encode())
 
-        publish(self.path / _JOB, write, replace=replace)
+        publish(self.path / _JOB, write, replace=replace, confirm=self._confirm)
 
     def part_totals(self, shard: Shard, fingerprint: str) -> dict[str, Any]:
         """Return the totals of a published part as JSON values.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -70,15 +70,9 @@ class Engine:
     ) -> None:
         torch.set_num_threads(resources.threads)
         self.model = model
+        self._resources = resources
         self.shape = StepShape(max_batch=resources.max_batch)
-        self.plan: MemoryPlan = plan_memory(
-            model.config,
-            depth,
-            resources.dtype.itemsize,
-            resources.memory,
-            self.shape,
-            sequence_tokens,
-        )
+        self.plan = self._plan(depth, sequence_tokens)
         self.stats = EngineStats()
         self.tokenizer = tokenizer
         with Checkpoint(model.path) as checkpoint:
@@ -98,9 +92,30 @@ class Engine:
                 memory_budget=resources.memory,
                 batch_limit=self.plan.batch_size,
             )
-        self._cache = KVCache(
-            model.config, depth, self.plan.kv_tokens, resources.dtype, resources.device
-        )
+        self._cache = self._new_cache()
+
+    def _plan(self, depth: int, sequence_tokens: int) -> MemoryPlan:
+        resources, config = self._resources, self.model.config
+        itemsize, budget = resources.dtype.itemsize, resources.memory
+        return plan_memory(config, depth, itemsize, budget, self.shape, sequence_tokens)
+
+    def adopt(self, tokenizer: Tokenizer, sequence_tokens: int) -> None:
+        """Serve another job of this model: the weights stay, the KV cache is planned anew.
+
+        Raises:
+            ResourceError: the budget is too small for the job's sequences; the engine is as before.
+        """
+        plan = self._plan(self.depth, sequence_tokens)
+        self.tokenizer = tokenizer
+        self.facts = replace(self.facts, batch_limit=plan.batch_size)
+        moved, self.plan = plan.kv_tokens != self.plan.kv_tokens, plan
+        if moved:
+            del self._cache  # the budget does not hold two
+            self._cache = self._new_cache()
+
+    def _new_cache(self) -> KVCache:
+        resources, tokens = self._resources, self.plan.kv_tokens
+        return KVCache(self.model.config, self.depth, tokens, resources.dtype, resources.device)
 
     @property
     def depth(self) -> int:

@@ -99,7 +99,7 @@ WRONG = [
     ({"objective": "latency"}, "objective: objective 'latency' is not available", ""),
     ({"models": ["a", "b"]}, "models: more than one candidate model is not available", ""),
     ({"models": []}, "models: write a list of one model", ""),
-    ({"limits": {"deadline": "2h"}}, "limits.deadline: this limit is not available", ""),
+    ({"limits": {"deadline": "soon"}}, "limits.deadline: write a time such as", ""),
     ({"limits": {"max_total_tokens": 5}}, "limits.max_total_tokens: this limit is not", ""),
     ({"limits": {"max_failed_rows": "101%"}}, "write a share such as 1%", ""),
     ({"limits": {"max_failed_rows": -1}}, "can't be negative", ""),

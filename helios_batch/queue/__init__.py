@@ -1,0 +1,1 @@
+"""Jobs through Redis: leases, dispatch, Celery workers that own one engine each, schedules."""

@@ -1,0 +1,64 @@
+"""The command that runs a worker."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from helios_batch.errors import QueueUsageError
+from helios_batch.queue.commands.options import RedisUrl
+
+Roots = list[str] | None
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(worker)
+
+
+def worker(
+    redis: RedisUrl = None,
+    queues: Annotated[str, typer.Option(help="Queues to take from, with commas.")] = "shards",
+    device: Annotated[
+        str | None, typer.Option(help="cpu or cuda:N; else what each job asks for.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(help="The engine's budget, such as 8GiB.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="The engine's CPU threads.")] = None,
+    name: Annotated[str | None, typer.Option(help="A name no other worker here has.")] = None,
+    input_root: Annotated[
+        Roots, typer.Option(help="Where inputs and models may lie; repeatable. Default: here.")
+    ] = None,
+    output_root: Annotated[
+        Roots, typer.Option(help="Where outputs may lie; repeatable. Default: here.")
+    ] = None,
+    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+) -> None:
+    """Run shards from the queue: one worker, one device, one engine."""
+    from helios_batch.queue.settings import QueueSettings
+    from helios_batch.queue.worker import WorkerOptions, run_worker
+
+    # the process that computes is a new interpreter, and reads the environment
+    roots = {"HELIOS_INPUT_ROOTS": input_root, "HELIOS_OUTPUT_ROOTS": output_root}
+    os.environ.update({variable: ",".join(given) for variable, given in roots.items() if given})
+    if redis:
+        os.environ["HELIOS_REDIS_URL"] = redis
+    options = WorkerOptions(
+        name=name,
+        queues=tuple(part.strip() for part in queues.split(",") if part.strip()),
+        device=device,
+        memory=_bytes(memory),
+        threads=threads,
+        log_level=log_level.upper(),
+    )
+    raise typer.Exit(run_worker(QueueSettings.from_env(), options))
+
+
+def _bytes(text: str | None) -> int | None:
+    from helios_batch.units import parse_bytes
+
+    try:
+        return None if text is None else parse_bytes(text)
+    except ValueError as exc:
+        raise QueueUsageError(f"{text!r:.40} is no size", where="--memory", fix=str(exc)) from None

@@ -1,0 +1,63 @@
+"""The one engine of a worker's process, kept warm between shards and jobs of the same model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from helios_batch.job import Job
+from helios_batch.records import Generator
+from helios_batch.spec import ResourceSpec
+
+
+@dataclass(frozen=True)
+class Overrides:
+    """What the worker's own options put in place of a spec's resources; None leaves them."""
+
+    device: str | None = None
+    memory: int | None = None
+    threads: int | None = None
+
+    def apply(self, spec: ResourceSpec) -> ResourceSpec:
+        """Return the resources that a job gets on this worker."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        return spec.model_copy(update=given)
+
+
+class WarmEngine:
+    """Holds the last engine; another model, depth, dtype or budget loads another in its place."""
+
+    def __init__(self) -> None:
+        self._key: tuple[object, ...] = ()
+        self._job_id = ""
+        self._engine: Generator | None = None
+
+    def serve(self, job_id: str, job: Job) -> Generator:
+        """Return an engine that is ready for the job's prompts.
+
+        Raises:
+            UsageError: the model can't be loaded here.
+        """
+        key = (job.model.digest, job.depth, job.spec.resources)
+        if self._engine is None or key != self._key:
+            self._engine = None  # the old weights go before the new ones come
+            self._engine, self._key = load_engine(job), key
+        elif job_id != self._job_id:
+            adopt_engine(self._engine, job)
+        self._job_id = job_id
+        return self._engine
+
+
+def load_engine(job: Job) -> Generator:
+    """Load the engine that a job asks for."""
+    from helios_batch.loading import load_engine as load
+
+    return load(job)
+
+
+def adopt_engine(engine: Generator, job: Job) -> None:
+    """Prepare a loaded engine for another job of its model."""
+    from helios_batch.engine.engine import Engine
+    from helios_batch.loading import adopt
+
+    if isinstance(engine, Engine):
+        adopt(engine, job)

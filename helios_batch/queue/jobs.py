@@ -1,0 +1,202 @@
+"""The jobs that Redis knows: their facts, counters, status and events.
+
+Redis is the second witness. A job's output folder is the first: whatever is here can be made again
+from `_job.json` and the parts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import redis
+
+from helios_batch.queue.keys import JobKeys, JobPart, Keys
+from helios_batch.queue.scripts import Scripts
+from helios_batch.queue.settings import DEFAULT_QUEUE
+
+Status = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
+ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+_ERROR = "error:"
+
+
+@dataclass(frozen=True)
+class QueuedJob:
+    """What is fixed about a job when it is submitted.
+
+    `spec` is the job spec as JSON values with absolute paths. Of two jobs the one of higher
+    `priority` goes first; `deadline_at` is a time of Redis's clock in milliseconds, 0 for none;
+    `max_failed` is the number of rows that may fail, -1 for any.
+    """
+
+    id: str
+    name: str
+    fingerprint: str
+    spec: dict[str, Any]
+    output: str
+    rows: int
+    shards: int
+    queue: str = DEFAULT_QUEUE
+    priority: int = 0
+    deadline_at: int = 0
+    max_failed: int = -1
+
+    def fields(self) -> list[str | int]:
+        """Return the fields of the job's hash, each followed by its value."""
+        data = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "id"}
+        data["spec"] = json.dumps(self.spec)
+        return [item for pair in data.items() for item in pair]
+
+
+@dataclass(frozen=True)
+class JobState:
+    """A job as it stands. Times are Redis's, in seconds since 1970; counters are of this queue's
+    work, while the totals in `_job.json` are the parts' own."""
+
+    job: QueuedJob
+    status: Status
+    recorded: str
+    submitted: float
+    ended: float
+    done_shards: int
+    counters: dict[str, int]
+    error_rows: dict[str, int]
+    error: str
+
+    @property
+    def live(self) -> bool:
+        """Whether there may be work left."""
+        return self.status not in ENDED
+
+
+class JobTable:
+    """Reads and changes jobs in Redis."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self.client, self.keys, self.scripts = client, keys, Scripts(client)
+
+    def submit(self, job: QueuedJob) -> str:
+        """Create or reopen a job; return "created", "reopened", or a living job's status."""
+        keys = self.keys
+        found: str = self.scripts.run(
+            "submit", [keys.job(job.id).job, keys.jobs, keys.active], job.id, *job.fields()
+        )
+        if found in ("created", "reopened"):
+            self.event(job.id, found)
+        return found
+
+    def reopen(self, state: JobState) -> None:
+        """Queue an ended job again, without a deadline and with nothing held against its shards."""
+        keys = self.keys.job(state.job.id)
+        self.client.delete(*keys.parts("deaths", "failures", "suspects"))
+        self.submit(replace(state.job, deadline_at=0))
+
+    def get(self, job_id: str) -> JobState | None:
+        """Return a job, or None if Redis does not know it."""
+        found = self.client.hgetall(self.keys.job(job_id).job)
+        return _state(job_id, found) if found else None
+
+    def ids(self) -> list[str]:
+        """Return all jobs, the latest first."""
+        return list(self.client.zrevrange(self.keys.jobs, 0, -1))
+
+    def active(self) -> list[JobState]:
+        """Return the jobs that may need something done."""
+        found = (self.get(job_id) for job_id in sorted(self.client.smembers(self.keys.active)))
+        return [state for state in found if state is not None]
+
+    def set_status(
+        self, job_id: str, status: Status, allowed: tuple[Status, ...], error: str = ""
+    ) -> str:
+        """Change a job's status if it is one of `allowed`; return the status it has then."""
+        keys = self.keys.job(job_id)
+        _, now = self.scripts.run(
+            "set_status",
+            [keys.job, self.keys.active, *keys.parts("events")],
+            *(job_id, status, ",".join(allowed), error),
+        )
+        return str(now)
+
+    def now(self) -> float:
+        """Return the time by Redis's clock, in seconds since 1970."""
+        seconds, micros = self.client.time()
+        return float(seconds) + float(micros) / 1e6
+
+    def recorded(self, state: JobState) -> None:
+        """Note that the output folder says what Redis says; an ended job needs no more care."""
+        self.client.hset(self.keys.job(state.job.id).job, "recorded", state.status)
+        if not state.live:
+            self.client.srem(self.keys.active, state.job.id)
+
+    def count(self, job_id: str, counter: str, amount: int = 1) -> None:
+        """Add to one of a job's counters."""
+        self.client.hincrby(self.keys.job(job_id).job, counter, amount)
+
+    def event(self, job_id: str, kind: str, **fields: str | int | float) -> None:
+        """Append to a job's events, of which the latest few thousand are kept."""
+        (stream,) = self.keys.job(job_id).parts("events")
+        entry: dict[Any, Any] = {"kind": kind} | fields
+        self.client.xadd(stream, entry, maxlen=5000, approximate=True)
+
+    def events(self, job_id: str, after: str = "-", count: int = 1000) -> list[dict[str, str]]:
+        """Return events in order: the latest `count`, or those after the id `after`.
+
+        Each has its `id`, which begins with Redis's time in milliseconds, and its `kind`.
+        """
+        (stream,) = self.keys.job(job_id).parts("events")
+        if after == "-":
+            entries = list(reversed(self.client.xrevrange(stream, count=count)))
+        else:
+            entries = self.client.xrange(stream, min=f"({after}", count=count)
+        return [{"id": entry_id} | fields for entry_id, fields in entries]
+
+    def forget(self, job_id: str) -> None:
+        """Remove all that Redis holds of a job; its folder stays."""
+        keys: JobKeys = self.keys.job(job_id)
+        self.client.delete(keys.job, *keys.parts(*get_args(JobPart)))
+        self.client.zrem(self.keys.jobs, job_id)
+        self.client.srem(self.keys.active, job_id)
+
+
+_COUNTERS = (
+    "rows_done",
+    "failed_rows",
+    "prompt_tokens",
+    "completion_tokens",
+    "republished",
+    "duplicates_refused",
+    "fenced",
+    "quarantined",
+)
+
+
+def _state(job_id: str, found: dict[str, str]) -> JobState:
+    def number(name: str) -> int:
+        return int(found.get(name) or 0)
+
+    job = QueuedJob(
+        id=job_id,
+        name=found["name"],
+        fingerprint=found["fingerprint"],
+        spec=json.loads(found["spec"]),
+        output=found["output"],
+        rows=number("rows"),
+        shards=number("shards"),
+        queue=found["queue"],
+        priority=number("priority"),
+        deadline_at=number("deadline_at"),
+        max_failed=number("max_failed"),
+    )
+    errors = {k.removeprefix(_ERROR): int(v) for k, v in found.items() if k.startswith(_ERROR)}
+    return JobState(
+        job=job,
+        status=found["status"],  # type: ignore[arg-type]
+        recorded=found.get("recorded", ""),
+        submitted=number("submitted") / 1000,
+        ended=number("ended") / 1000,
+        done_shards=number("done_shards"),
+        counters={name: number(name) for name in _COUNTERS},
+        error_rows=errors,
+        error=found.get("error", ""),
+    )

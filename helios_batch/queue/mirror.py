@@ -1,0 +1,114 @@
+"""The job's status, kept in its output folder too, and read back when Redis has lost it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from helios_batch.data.output import OutputFolder
+from helios_batch.errors import HeliosError
+from helios_batch.queue.jobs import JobState, JobTable, QueuedJob
+from helios_batch.queue.roots import is_inside
+from helios_batch.queue.settings import QueueSettings
+
+_log = logging.getLogger(__name__)
+_DEEPEST = 4
+
+
+def record_status(state: JobState, settings: QueueSettings) -> bool:
+    """Write a job's status into its `_job.json`; return False if its folder is not to be had here.
+
+    A stopped job's commits that are under way are stopped with it.
+    """
+    if not is_inside(state.job.output, settings.output_roots):
+        return False
+    try:
+        output = OutputFolder(state.job.output)
+        if state.status in ("cancelled", "failed"):
+            output.revoke()
+        found = output.read_record()
+        if found is None or found.get("fingerprint") != state.job.fingerprint:
+            return True
+        # the survey, under its lease, writes what is not a stop
+        if (
+            state.status in ("paused", "cancelled", "failed")
+            and found.get("status") != state.status
+        ):
+            note = {"status": state.status, "error": state.error or None}
+            output.record(found | note, success=False)
+    except HeliosError as exc:
+        _log.warning("job %s: its folder can't be told its status: %s", state.job.id, exc)
+        return False
+    return True
+
+
+def rebuild(jobs: JobTable, settings: QueueSettings) -> list[str]:
+    """Put the living jobs of the output folders under the roots back into Redis; return their ids.
+
+    Jobs that Redis knows are left as they are.
+    """
+    found = []
+    for folder in _folders(settings):
+        record = _read(folder)
+        job = _queued_job(record, settings.prefix) if record is not None else None
+        if record is None or job is None or jobs.get(job.id) is not None:
+            continue
+        jobs.submit(job)
+        if record["status"] == "paused":
+            jobs.set_status(job.id, "paused", ("queued", "running"))
+        jobs.event(job.id, "rebuilt", folder=str(folder))
+        found.append(job.id)
+    return found
+
+
+def _folders(settings: QueueSettings) -> Iterator[Path]:
+    """Yield the folders under the output roots that hold a job, a few levels deep."""
+    for root in settings.output_roots:
+        if "://" in root:
+            continue
+        for path, names, files in os.walk(root):
+            if "_job.json" in files:
+                yield Path(path)
+            deep = len(Path(path).relative_to(root).parts) >= _DEEPEST
+            hidden = [name for name in names if name.startswith((".", "_"))]
+            if deep or "_job.json" in files:
+                names.clear()
+            else:
+                names[:] = sorted(set(names) - set(hidden))
+
+
+def _read(folder: Path) -> dict[str, Any] | None:
+    try:
+        record = json.loads((folder / "_job.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _queued_job(record: dict[str, Any], prefix: str) -> QueuedJob | None:
+    """Return the living job of this queue that a record tells of, if it does."""
+    note = record.get("queue")
+    if not isinstance(note, dict) or note.get("prefix") != prefix:
+        return None
+    if record.get("status") not in ("queued", "running", "paused"):
+        return None
+    try:
+        return QueuedJob(
+            id=str(note["id"]),
+            name=str(record["name"]),
+            fingerprint=str(record["fingerprint"]),
+            spec=dict(record["spec"]),
+            output=str(record["spec"]["output"]["path"]),
+            rows=int(record["rows"]),
+            shards=int(record["shards"]),
+            queue=str(note["queue"]),
+            priority=int(note["priority"]),
+            deadline_at=int(note["deadline_at"]),
+            max_failed=int(note["max_failed"]),
+        )
+    except (KeyError, TypeError, ValueError):
+        return None

@@ -1,0 +1,67 @@
+"""The command line with a stub engine that needs no model; its rows tell it how to behave.
+
+`python -m tests.support.stub worker ...`: the processes that the worker starts import this module
+too, and so have the same stub.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from helios_batch import cli, job
+from helios_batch.queue import engines
+from helios_batch.records import EngineStats, ExitRecord, FinishReason, Generation, Progress, Prompt
+from helios_batch.spec import SamplingSpec
+from tests.support.engines import StubEngine
+
+MODEL: Any = SimpleNamespace(
+    name="stub", digest="0" * 64, path=Path(), config=SimpleNamespace(num_layers=2)
+)
+
+
+class ObedientEngine(StubEngine):
+    """Echoes prompts at `HELIOS_STUB_SECONDS` a row; some words in them are orders."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pause = float(os.environ.get("HELIOS_STUB_SECONDS", "0"))
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSpec,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Return one token per prompt, unless one of them says KILL, MEMORY or HANG."""
+        self.stats = EngineStats(largest_batch=len(prompts))
+        record, done = ExitRecord("stub", 2, (2,), (0.5,)), []
+        for prompt in prompts:
+            text = str(prompt.content)
+            if "KILL" in text:
+                os.kill(os.getpid(), signal.SIGKILL)
+            if "MEMORY" in text:
+                raise MemoryError("no memory for this row")
+            time.sleep(self._pause)
+            done.append(Generation(prompt.row, f"echo {text:.20}", FinishReason.STOP, 3, 1, record))
+            if on_step is not None:
+                on_step(Progress(len(done), 1, 1))
+        return done
+
+
+def install() -> None:
+    """Put the stub in the place of models and engines, in this process."""
+    job.open_model = lambda name: MODEL
+    engines.load_engine = lambda job: ObedientEngine()
+    engines.adopt_engine = lambda engine, job: None
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    install()
+if __name__ == "__main__":
+    cli.main()
