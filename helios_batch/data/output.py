@@ -79,10 +79,11 @@ class OutputFolder:
         found = self._read_job()
         if found is None:
             names = sorted(entry.name for entry in self.path.iterdir())
-            visible = [name for name in names if not name.startswith(("_", "."))]
-            if visible:
+            visible = (name for name in names if not name.startswith(("_", ".")))
+            foreign = next((name for name in visible if not self._is_of(fingerprint, name)), None)
+            if foreign is not None:
                 raise OutputError(
-                    f"the folder holds files that are not of this job: {', '.join(visible[:5])}",
+                    f"the folder holds files that are not of this job, such as {foreign}",
                     where=f"output.path, {self.path}",
                     fix="choose an empty or new folder",
                 )
@@ -94,6 +95,13 @@ class OutputFolder:
                 where=f"output.path, {self.path}",
                 fix="choose another folder for the changed job, or undo the change to resume",
             )
+
+    def _is_of(self, fingerprint: str, name: str) -> bool:
+        """Whether a file is a part of the job, `_job.json` or not."""
+        try:
+            return bool(_read_note(self.path / name)["fingerprint"] == fingerprint)
+        except (OSError, pa.ArrowException, ValueError, KeyError, TypeError):
+            return False
 
     def claim(self, job: dict[str, Any]) -> None:
         """Make the folder this job's: write `_job.json` if it is not there yet.
@@ -216,7 +224,7 @@ class OutputFolder:
         """
         path = self.path / shard.part_name
         try:
-            note = json.loads(pq.read_metadata(path).metadata[_PART_KEY])
+            note = _read_note(path)
             if note["fingerprint"] != fingerprint:
                 raise ValueError("it carries another job's fingerprint")
             totals: dict[str, Any] = note["totals"]
@@ -227,6 +235,11 @@ class OutputFolder:
                 fix="delete that file and run the same command again; its shard will be redone",
             ) from None
         return totals
+
+
+def _read_note(path: Path) -> dict[str, Any]:
+    note: dict[str, Any] = json.loads(pq.read_metadata(path).metadata[_PART_KEY])
+    return note
 
 
 def _changes(old: Any, new: Any, path: str = "") -> list[str]:

@@ -47,7 +47,8 @@ def make_app(settings: QueueSettings) -> Celery:
         task_create_missing_queues=True,
         task_acks_late=True,
         task_reject_on_worker_lost=True,
-        task_retry_on_worker_lost=True,
+        # its retry would carry an ETA of minutes; a rejected message comes back at once
+        task_retry_on_worker_lost=False,
         task_track_started=True,
         task_send_sent_event=True,
         task_serializer="json",

@@ -56,13 +56,14 @@ def redis_errors(settings: QueueSettings) -> Iterator[None]:
             where=settings.shown_url,
             fix="start Redis, or correct --redis or HELIOS_REDIS_URL",
         ) from None
-    except redis.OutOfMemoryError:
-        raise QueueError(
-            "Redis is at its memory limit and takes no writes",
-            where=settings.shown_url,
-            fix="raise its maxmemory or free memory, then run the same command again",
-        ) from None
     except redis.RedisError as exc:
+        # a script that is refused memory says so in the text only
+        if isinstance(exc, redis.OutOfMemoryError) or "OOM command not allowed" in str(exc):
+            raise QueueError(
+                "Redis is at its memory limit and takes no writes",
+                where=settings.shown_url,
+                fix="raise its maxmemory or free memory, then run the same command again",
+            ) from None
         raise QueueError(
             f"Redis refused a command: {_reason(exc)}",
             where=settings.shown_url,

@@ -120,7 +120,7 @@ class Dispatcher:
                 keys.job,
                 *keys.parts("holders", "open", "again", "deaths"),
                 self._keys.watermark(queue),
-                *keys.parts("events"),
+                *keys.parts("events", "failures"),
             ],
             *(keys.leases, round(self._settings.redelivery * 1000), int(waiting == 0)),
         )

@@ -95,7 +95,8 @@ class JobTable:
     def get(self, job_id: str) -> JobState | None:
         """Return a job, or None if Redis does not know it."""
         found = self.client.hgetall(self.keys.job(job_id).job)
-        return _state(job_id, found) if found else None
+        # a counter may have come back alone after Redis was wiped
+        return _state(job_id, found) if "name" in found else None
 
     def ids(self) -> list[str]:
         """Return all jobs, the latest first."""
@@ -128,6 +129,16 @@ class JobTable:
         self.client.hset(self.keys.job(state.job.id).job, "recorded", state.status)
         if not state.live:
             self.client.srem(self.keys.active, state.job.id)
+
+    def agreed(self, job_id: str, what: str) -> str | None:
+        """Return what the workers of a job have agreed on, if they have."""
+        found = self.client.hget(self.keys.job(job_id).job, what)
+        return None if found is None else str(found)
+
+    def agree(self, job_id: str, what: str, value: str) -> str:
+        """Agree with the other workers of a job: the first one's value counts, and is returned."""
+        self.client.hsetnx(self.keys.job(job_id).job, what, value)
+        return self.agreed(job_id, what) or value
 
     def count(self, job_id: str, counter: str, amount: int = 1) -> None:
         """Add to one of a job's counters."""

@@ -15,6 +15,7 @@ import redis
 from helios_batch.queue.jobs import JobTable
 from helios_batch.queue.keys import Keys
 from helios_batch.queue.scripts import Scripts
+from helios_batch.records import ErrorCode
 from helios_batch.totals import Totals
 
 SURVEY = "survey"
@@ -32,14 +33,19 @@ class Holder:
 
 @dataclass(frozen=True)
 class Lease:
-    """A claimed unit. `deaths` counts the processes it has lost; `suspicion` is JSON or empty."""
+    """A claimed unit.
+
+    `deaths` counts the processes that were lost while its rows ran, `failures` errors and processes
+    lost before; `suspicion` is what is known of rows that kill: JSON, or empty.
+    """
 
     job_id: str
     unit: str
     queue: str
     token: str
-    deaths: int
-    suspicion: str
+    deaths: int = 0
+    failures: int = 0
+    suspicion: str = ""
 
 
 class LeaseTable:
@@ -60,14 +66,19 @@ class LeaseTable:
                 *keys.parts("holders", "done", "open", "deaths", "suspects"),
                 self._keys.fence,
                 self._keys.watermark(queue),
-                *keys.parts("events", "again"),
+                *keys.parts("events", "again", "failures"),
             ],
             *(unit, holder.boot, holder.pid, json.dumps(asdict(holder)), self.milliseconds),
         )
         if found[0] != "claimed":
             return str(found[0])
-        _, token, deaths, suspicion = found
-        return Lease(job_id, unit, queue, token, int(deaths), suspicion)
+        _, token, deaths, failures, suspicion = found
+        return Lease(job_id, unit, queue, token, int(deaths), int(failures), suspicion)
+
+    def begin(self, lease: Lease) -> None:
+        """Note that the rows are about to run: from now on a lost process counts against them."""
+        names = self._keys.job(lease.job_id).parts("holders")
+        self._scripts.run("begin", names, lease.unit, lease.token)
 
     def renew(self, lease: Lease) -> str:
         """Return `held`, `lost`, or the status that stopped the job."""
@@ -77,7 +88,7 @@ class LeaseTable:
         )
         return answer
 
-    def complete(self, lease: Lease, totals: Totals, quarantined: int) -> bool:
+    def complete(self, lease: Lease, totals: Totals) -> bool:
         """Record a published part; return whether it was news."""
         keys = self._keys.job(lease.job_id)
         counts = {
@@ -85,7 +96,7 @@ class LeaseTable:
             "failed_rows": totals.failed_rows,
             "prompt_tokens": totals.prompt_tokens,
             "completion_tokens": totals.completion_tokens,
-            "quarantined": quarantined,
+            "quarantined": totals.errors[ErrorCode.QUARANTINED.value],
         }
         news = self._scripts.run(
             "complete",
@@ -113,9 +124,10 @@ class LeaseTable:
 
     def forgive(self, lease: Lease) -> None:
         """Take back a death: the process that lost this lease lives, it was only cut off."""
-        (deaths,) = self._keys.job(lease.job_id).parts("deaths")
-        if int(self.client.hincrby(deaths, lease.unit, -1)) < 0:
-            self.client.hdel(deaths, lease.unit)
+        for counts in self._keys.job(lease.job_id).parts("deaths", "failures"):
+            if int(self.client.hincrby(counts, lease.unit, -1)) >= 0:
+                return
+            self.client.hdel(counts, lease.unit)
 
     def suspect(self, lease: Lease, suspicion: str) -> None:
         """Keep what is known about rows that kill, before the next attempt risks it."""
@@ -156,7 +168,5 @@ def release_all(table: LeaseTable, jobs: JobTable, boot: str) -> None:
         for unit, text in table.client.hgetall(holders).items():
             holder = json.loads(text)
             if holder["boot"] == boot:
-                token = holder["token"]
-                table.release(
-                    Lease(state.job.id, unit, state.job.queue, token, 0, ""), "handed_back"
-                )
+                lease = Lease(state.job.id, unit, state.job.queue, holder["token"])
+                table.release(lease, "handed_back")

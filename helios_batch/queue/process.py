@@ -13,7 +13,7 @@ from functools import cache
 from helios_batch.queue.connection import connect
 from helios_batch.queue.dispatcher import Dispatcher
 from helios_batch.queue.engines import Overrides
-from helios_batch.queue.executor import ShardExecutor
+from helios_batch.queue.executor import UnitExecutor
 from helios_batch.queue.jobs import JobTable
 from helios_batch.queue.keys import Keys
 from helios_batch.queue.leases import Holder
@@ -46,7 +46,7 @@ class WorkerIdentity:
 
 
 @cache
-def executor() -> ShardExecutor:
+def executor() -> UnitExecutor:
     """Return this process's executor, made at its first unit."""
     me, settings = WorkerIdentity.inherited(), QueueSettings.from_env()
     threading.Thread(target=_end_with, args=(me.parent,), name="parent", daemon=True).start()
@@ -54,7 +54,7 @@ def executor() -> ShardExecutor:
     jobs = JobTable(client, Keys(settings.prefix))
     holder = Holder(me.worker, me.boot, str(os.getpid()), me.device or "")
     overrides = Overrides(me.device, me.memory, me.threads)
-    made = ShardExecutor(settings, jobs, holder, overrides, Dispatcher(settings, jobs).fill)
+    made = UnitExecutor(settings, jobs, holder, overrides, Dispatcher(settings, jobs).fill)
     signal.signal(HAND_BACK_SIGNAL, lambda *_: made.stop.set())
     return made
 

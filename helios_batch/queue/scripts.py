@@ -9,7 +9,16 @@ from typing import Any, Literal
 import redis
 
 ScriptName = Literal[
-    "submit", "claim", "renew", "complete", "release", "recover", "dispatch", "survey", "set_status"
+    "submit",
+    "claim",
+    "begin",
+    "renew",
+    "complete",
+    "release",
+    "recover",
+    "dispatch",
+    "survey",
+    "set_status",
 ]
 
 

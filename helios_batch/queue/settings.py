@@ -22,9 +22,10 @@ class QueueSettings:
     `url` may carry user and password and is never shown; `shown_url` is. Times are in seconds:
     a lease ends `lease` after its last renewal; a message not taken within `redelivery` is sent
     again once it is known to be lost; `soft_shutdown` is how long a stopping worker lets its shard
-    go on. After `max_deaths` lost processes a shard is searched for the row to blame; after
-    `max_failures` errors its job fails. Workers read inputs and models only under `input_roots`
-    and write only under `output_roots`: folders, or prefixes of URLs.
+    go on. After `max_deaths` processes lost while its rows ran, a shard is searched for the row to
+    blame; after `max_failures` errors, or processes lost before, its job fails. Workers read
+    inputs and models only under `input_roots` and write only under `output_roots`: folders, or
+    prefixes of URLs.
     """
 
     url: str

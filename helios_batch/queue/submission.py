@@ -8,9 +8,9 @@ from pathlib import Path
 
 from helios_batch.crashpoint import crashpoint
 from helios_batch.job import Job, prepare
-from helios_batch.queue.executor import queue_note
 from helios_batch.queue.jobs import JobTable, QueuedJob
 from helios_batch.queue.settings import DEFAULT_QUEUE
+from helios_batch.queue.survey import queue_note
 from helios_batch.spec import JobSpec
 
 

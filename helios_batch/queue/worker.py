@@ -66,6 +66,9 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
         concurrency=1,
         queues=list(options.queues),
         loglevel=options.log_level,
+        # workers know of each other through their entries in Redis
+        without_mingle=True,
+        without_gossip=True,
     )
     facts: dict[str, str | int] = {
         "worker": name,

@@ -110,6 +110,11 @@ def test_readers_see_one_table(tmp_path: Path) -> None:
     assert frame["generated_text"].notna().tolist() == [True, False, True, False, True]
 
 
+def visible(folder: Path) -> list[str]:
+    """The names that a reader of the folder sees."""
+    return [path.name for path in folder.iterdir() if not path.name.startswith("_")]
+
+
 def test_first_commit_wins(tmp_path: Path) -> None:
     """A second attempt at a name is told so, and changes nothing."""
     target = tmp_path / "part"
@@ -118,7 +123,8 @@ def test_first_commit_wins(tmp_path: Path) -> None:
     assert target.read_bytes() == b"first"
     assert publish(target, writer(b"third"), replace=True)
     assert target.read_bytes() == b"third"
-    assert [path.name for path in tmp_path.iterdir()] == ["part"]
+    assert visible(tmp_path) == ["part"]
+    assert not list((tmp_path / "_tmp").iterdir())
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
@@ -144,18 +150,20 @@ def test_io_errors_leave_nothing_half(
         with pytest.raises(WriteError, match=os.strerror(code)) as caught:
             publish(tmp_path / "part", write)
     assert "run the same command again" in str(caught.value)
-    left = [path.name for path in tmp_path.iterdir()]
+    assert not list((tmp_path / "_tmp").iterdir())
+    left = visible(tmp_path)
     assert left == (["part"] if step == "folder" else [])
     assert publish(tmp_path / "part", write if step != "write" else lambda f: None) == (not left)
 
 
 def test_sweep_removes_debris_and_spares_the_living(tmp_path: Path) -> None:
     """Temporary files of killed writers go; one that is being written stays."""
-    (tmp_path / "_tmp-part-00000.parquet-dead").write_bytes(b"half")
+    (tmp_path / "_tmp").mkdir()
+    (tmp_path / "_tmp" / "part-00000.parquet-dead").write_bytes(b"half")
 
     def write(file: Any) -> None:
         sweep(tmp_path)
-        assert len(list(tmp_path.glob("_tmp-*"))) == 1
+        assert len(list(tmp_path.glob("_tmp/*"))) == 1
         file.write(b"whole")
 
     assert publish(tmp_path / "part", write)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from helios_batch import cli, job
-from helios_batch.queue import engines
+from helios_batch.queue import app, engines, transport
 from helios_batch.records import EngineStats, ExitRecord, FinishReason, Generation, Progress, Prompt
 from helios_batch.spec import SamplingSpec
 from tests.support.engines import StubEngine
@@ -55,7 +55,19 @@ class ObedientEngine(StubEngine):
 
 
 def install() -> None:
-    """Put the stub in the place of models and engines, in this process."""
+    """Put the stub in the place of models and engines, in this process.
+
+    `HELIOS_STUB_CLOCK` puts its wall clock off by seconds, `HELIOS_STUB_VISIBILITY` sets how soon
+    the broker delivers a message again that is not acknowledged, `HELIOS_STUB_BRPOP` how long one
+    request for a message waits.
+    """
+    clock, offset = time.time, float(os.environ.get("HELIOS_STUB_CLOCK", "0"))
+    if offset:
+        time.time = lambda: clock() + offset
+    if visibility := os.environ.get("HELIOS_STUB_VISIBILITY"):
+        app._VISIBILITY_SECONDS = int(visibility)
+    if seconds := os.environ.get("HELIOS_STUB_BRPOP"):
+        transport.Transport.brpop_timeout = int(seconds)
     job.open_model = lambda name: MODEL
     engines.load_engine = lambda job: ObedientEngine()
     engines.adopt_engine = lambda engine, job: None

@@ -1,8 +1,8 @@
 -- Lease a unit of a job (a shard's number, or "survey") to one attempt.
 -- KEYS job, lease, holders, done, open, deaths, suspects, fence, watermark, events,
---      again
+--      again, failures
 -- ARGV unit, boot id, process id, holder (JSON), lease time in ms
--- Returns {"claimed", token, deaths, suspicion}, or {reason}.
+-- Returns {"claimed", token, deaths, failures, suspicion}, or {reason}.
 local unit, boot, pid = ARGV[1], ARGV[2], ARGV[3]
 local status = redis.call('HGET', KEYS[1], 'status')
 if not status then return {'unknown'} end
@@ -28,7 +28,8 @@ if holder then
     return {'leased'}
   end
   if before.pid ~= pid or before.boot ~= boot then
-    redis.call('HINCRBY', KEYS[6], unit, 1)
+    -- only rows that were running can have killed it
+    redis.call('HINCRBY', before.running and KEYS[6] or KEYS[12], unit, 1)
     redis.call('XADD', KEYS[10], 'MAXLEN', '~', 5000, '*',
       'kind', 'died', 'unit', unit, 'worker', before.worker)
   end
@@ -55,4 +56,4 @@ else
   redis.call('ZADD', KEYS[5], math.floor(micros / 1000), unit)
 end
 return {'claimed', token, redis.call('HGET', KEYS[6], unit) or '0',
-  redis.call('HGET', KEYS[7], unit) or ''}
+  redis.call('HGET', KEYS[12], unit) or '0', redis.call('HGET', KEYS[7], unit) or ''}

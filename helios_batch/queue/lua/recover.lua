@@ -1,5 +1,5 @@
 -- Find units whose attempt died or whose message was lost; they are due again.
--- KEYS job, holders, open, again, deaths, watermark, events
+-- KEYS job, holders, open, again, deaths, watermark, events, failures
 -- ARGV prefix of the job's lease keys, redelivery time in ms, 1 if the queue holds no message
 -- Returns {attempts that died, messages that were lost}.
 local time = redis.call('TIME')
@@ -9,12 +9,13 @@ local holders = redis.call('HGETALL', KEYS[2])
 for i = 1, #holders, 2 do
   local unit = holders[i]
   if redis.call('EXISTS', ARGV[1] .. unit) == 0 then
+    local before = cjson.decode(holders[i + 1])
     redis.call('HDEL', KEYS[2], unit)
     redis.call('ZREM', KEYS[3], unit)
-    redis.call('HINCRBY', KEYS[5], unit, 1)
+    redis.call('HINCRBY', before.running and KEYS[5] or KEYS[8], unit, 1)
     redis.call('ZADD', KEYS[4], now, unit)
     redis.call('XADD', KEYS[7], 'MAXLEN', '~', 5000, '*',
-      'kind', 'lease_expired', 'unit', unit, 'worker', cjson.decode(holders[i + 1]).worker)
+      'kind', 'lease_expired', 'unit', unit, 'worker', before.worker)
     died = died + 1
   end
 end
