@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint soak clean
 
 demo: $(VENV)/installed
 	$(BIN)/helios-batch models fetch smollm2-135m
@@ -17,6 +17,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# ten minutes of random faults; SOAK="--minutes 3 --seed 1" replays a shorter one
+soak: $(VENV)/installed-test
+	$(BIN)/python -m tests.soak $(SOAK)
 
 # the stamps are younger than pyproject.toml: a second run installs nothing
 $(VENV)/installed: pyproject.toml

@@ -10,7 +10,7 @@ from functools import cache
 
 from celery import Celery
 
-from helios_batch.queue.connection import SOCKET_TIMEOUT, keepalive_options
+from helios_batch.queue.connection import SOCKET_TIMEOUT, broker_address, keepalive_options
 from helios_batch.queue.keys import Keys
 from helios_batch.queue.messages import RUN_UNIT
 from helios_batch.queue.settings import DEFAULT_QUEUE, QueueSettings
@@ -20,7 +20,9 @@ _VISIBILITY_SECONDS = 7 * 24 * 3600
 
 def make_app(settings: QueueSettings) -> Celery:
     """Return an application on the queue's Redis; nothing is sent yet."""
+    address = broker_address(settings)
     transport = {
+        "unix_socket": address.unix_socket,
         "visibility_timeout": _VISIBILITY_SECONDS,
         "unacked_restore_interval": 5,
         "unacked_restore_throttle": 1,
@@ -33,7 +35,8 @@ def make_app(settings: QueueSettings) -> Celery:
     }
     app = Celery("helios_batch", set_as_current=False)
     app.conf.update(
-        broker_url=settings.url,
+        broker_url=address.url,
+        broker_use_ssl=address.ssl,
         broker_transport="helios_batch.queue.transport:Transport",
         broker_transport_options=transport,
         # the parts are the results: no backend, but the timeout is read in three places
@@ -50,7 +53,6 @@ def make_app(settings: QueueSettings) -> Celery:
         # its retry would carry an ETA of minutes; a rejected message comes back at once
         task_retry_on_worker_lost=False,
         task_track_started=True,
-        task_send_sent_event=True,
         task_serializer="json",
         accept_content=["json"],
         result_accept_content=["json"],

@@ -5,9 +5,12 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
+from urllib.parse import urlsplit
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.connection import parse_url
 from redis.retry import Retry
 
 from helios_batch.errors import QueueError
@@ -37,6 +40,28 @@ def connect(settings: QueueSettings, *, retries: int = 2) -> redis.Redis:
         retry=Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
         **options,
     )
+
+
+class BrokerAddress(NamedTuple):
+    """Redis's address as Celery takes it: what the URL's query says stands apart."""
+
+    url: str
+    ssl: dict[str, object]
+    unix_socket: str
+
+
+def broker_address(settings: QueueSettings) -> BrokerAddress:
+    """Return the address for Celery, which knows neither sockets nor a query such as `connect`'s.
+
+    Certificates are required of a `rediss://` URL unless it says otherwise itself.
+    """
+    options, parts = parse_url(settings.url), urlsplit(settings.url)
+    path = str(options.get("path", ""))
+    netloc = parts.netloc.rpartition("@")[0] + "@localhost" if path else parts.netloc
+    ssl = {name: value for name, value in options.items() if name.startswith("ssl_")}
+    if parts.scheme == "rediss":
+        ssl = {"ssl_cert_reqs": "required"} | ssl
+    return BrokerAddress(f"redis://{netloc}/{options.get('db', 0)}", ssl, path)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from helios_batch.data.output import OutputFolder
 from helios_batch.data.shards import ShardPlan
 from helios_batch.errors import QueueUsageError
 from helios_batch.queue.jobs import JobState, JobTable, Status
-from helios_batch.queue.mirror import record_status
+from helios_batch.queue.mirror import record_reopened, record_status
 from helios_batch.queue.settings import QueueSettings
 from helios_batch.totals import Totals
 
@@ -39,8 +39,10 @@ def pause(jobs: JobTable, state: JobState) -> None:
     _change(jobs, state, "paused", ("queued", "running"))
 
 
-def resume(jobs: JobTable, state: JobState) -> None:
+def resume(jobs: JobTable, state: JobState, settings: QueueSettings) -> None:
     """Go on with a paused job."""
+    if state.status == "paused":
+        record_reopened(state, settings)
     _change(jobs, state, "queued", ("paused",))
 
 
@@ -67,7 +69,9 @@ def cancel(
         time.sleep(0.1)
 
 
-def retry(jobs: JobTable, state: JobState, *, failed_rows: bool = False) -> int:
+def retry(
+    jobs: JobTable, state: JobState, settings: QueueSettings, *, failed_rows: bool = False
+) -> int:
     """Open an ended job again; return how many finished shards will be run anew.
 
     With `failed_rows` these are the shards that hold rows with errors: their parts are taken away.
@@ -90,6 +94,7 @@ def retry(jobs: JobTable, state: JobState, *, failed_rows: bool = False) -> int:
             where=f"job {state.job.id}",
             fix="retry --failed runs the shards with failed rows again, where there are any",
         )
+    record_reopened(state, settings)
     jobs.reopen(state)
     return again
 

@@ -6,6 +6,7 @@ import os
 import random
 import threading
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from typing import Literal
 
@@ -56,6 +57,8 @@ class UnitExecutor:
         self._leases = LeaseTable(jobs.client, jobs.keys, settings.lease)
         self._prepared = PreparedJobs(settings, overrides)
         self._engine = WarmEngine()
+        self._facts: dict[str, str | int] = {}
+        self._done: Counter[str] = Counter()
         self.stop = threading.Event()
 
     def execute(self, job_id: str, unit: str) -> Outcome:
@@ -80,7 +83,7 @@ class UnitExecutor:
         try:
             outcome = self._see_through(lease, state)
         finally:
-            self._note(job="", unit="")
+            self._note(job="", unit="", **self._facts)
         if outcome == "done":
             self._refill(state.job.queue)
         return outcome
@@ -118,8 +121,9 @@ class UnitExecutor:
         if totals is None:
             totals = attempt.run(self._warm_engine(lease.job_id, prepared.job))
         self._jobs.event(lease.job_id, "published", unit=lease.unit, rows=totals.rows)
-        self._note(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
-        self._stop_on_failures(prepared.job, lease.job_id)
+        self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
+        if state.job.max_failed >= 0:
+            self._stop_on_failures(prepared.job, lease.job_id)
 
     def _warm_engine(self, job_id: str, job: Job) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""
@@ -136,12 +140,16 @@ class UnitExecutor:
                 fix="let resources.dtype be auto, or the same in all that run this job",
             )
         facts = engine.facts
-        self._note(model=facts.model, depth=facts.layers_loaded, device=facts.device)
+        self._facts = {
+            "model": facts.model,
+            "depth": facts.layers_loaded,
+            "device": facts.device,
+        }
         return engine
 
     def _stop_on_failures(self, job: Job, job_id: str) -> None:
         state = self._jobs.get(job_id)
-        if state is None or not 0 <= state.job.max_failed < state.counters["failed_rows"]:
+        if state is None or state.counters["failed_rows"] <= state.job.max_failed:
             return
         try:
             check_failures(job, finished(job).totals)
@@ -167,8 +175,8 @@ class UnitExecutor:
 
     def _given_up(self, lease: Lease) -> Outcome:
         why = (
-            f"unit {lease.unit} has failed {lease.failures} times, or lost its process before a row "
-            f"ran; helios-batch errors {lease.job_id} tells how, retry tries again"
+            f"unit {lease.unit} has failed {lease.failures} times, or lost its process before a "
+            f"row ran; helios-batch errors {lease.job_id} tells how, retry tries again"
         )
         self._jobs.set_status(lease.job_id, "failed", ("queued", "running"), why)
         self._leases.release(lease, "handed_back")
@@ -185,15 +193,15 @@ class UnitExecutor:
         )
         self._leases.release(lease, "died")
 
-    def _note(self, *, rows: int = 0, tokens: int = 0, shards: int = 0, **facts: str | int) -> None:
+    def _note(self, **facts: str | int) -> None:
         """Tell the worker's entry in Redis; a lost note loses nothing else."""
         key = self._jobs.keys.worker(self._holder.boot)
         try:
             pipe = self._client.pipeline(transaction=False)
-            for name, amount in (("rows", rows), ("tokens", tokens), ("shards", shards)):
-                if amount:
-                    pipe.hincrby(key, name, amount)
+            for name, amount in self._done.items():
+                pipe.hincrby(key, name, amount)
             pipe.hset(key, mapping={"child": os.getpid(), **facts})
             pipe.execute()
+            self._done.clear()
         except redis.RedisError:
             pass

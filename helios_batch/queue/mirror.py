@@ -46,6 +46,18 @@ def record_status(state: JobState, settings: QueueSettings) -> bool:
     return True
 
 
+def record_reopened(state: JobState, settings: QueueSettings) -> None:
+    """Say in a job's folder that it lives again, so that a wiped Redis does not forget that.
+
+    Where the folder is not to be had here, the job's next survey says so.
+    """
+    if is_inside(state.job.output, settings.output_roots):
+        output = OutputFolder(state.job.output)
+        found = output.read_record()
+        if found is not None:
+            output.record(found | {"status": "queued", "error": None}, success=False)
+
+
 def rebuild(jobs: JobTable, settings: QueueSettings) -> list[str]:
     """Put the living jobs of the output folders under the roots back into Redis; return their ids.
 

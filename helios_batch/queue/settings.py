@@ -55,6 +55,7 @@ class QueueSettings:
                 fix="give redis://user:password@host:6379/0, or rediss:// for TLS; to try the "
                 "queue on this machine alone, run helios-batch up",
             )
+        _check_url(found)
         prefix = os.environ.get("HELIOS_REDIS_PREFIX", "helios")
         if not _PREFIX.fullmatch(prefix):
             raise QueueUsageError(
@@ -86,6 +87,24 @@ def without_secrets(url: str) -> str:
     parts = urlsplit(url)
     host = parts.netloc.rpartition("@")[2]
     return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def _check_url(url: str) -> None:
+    from redis import ConnectionPool
+
+    try:
+        # an unquoted / ? or # in the password would end the address, and the rest would be shown
+        if any("@" in part or "#" in part for part in re.split("[/?#]", url.partition("://")[2])[1:]):
+            raise ValueError
+        ConnectionPool.from_url(url).make_connection()
+    except (ValueError, TypeError):
+        # the error's own text may quote a password
+        raise QueueUsageError(
+            "the Redis URL is malformed, or its query has an option that is not known",
+            where="--redis, HELIOS_REDIS_URL",
+            fix="give redis://user:password@host:6379/0, with reserved characters of user and "
+            "password written as %XX",
+        ) from None
 
 
 def _number(name: str, default: float, least: float) -> float:

@@ -44,9 +44,11 @@ def submit(
     known = jobs.get(queued.id)
     if known is not None and known.live:
         return _submitted(queued, known.status)
+    record = job.record() | {"status": "queued"} | queue_note(queued, jobs.keys.prefix)
     if job.output.read_record() is None:
-        note = queue_note(queued, jobs.keys.prefix)
-        job.output.claim(job.record() | {"status": "queued"} | note)
+        job.output.claim(record)
+    else:
+        job.output.record(record, success=False)
     crashpoint("submit.claimed")
     state = jobs.submit(queued)
     crashpoint("submit.queued")

@@ -1,19 +1,20 @@
 """Celery's Redis transport, made to survive what others may push into its lists.
 
-kombu parses each popped item as its own envelope, and an item that is none ends the worker. Here
-what is not a message of ours is dropped and counted before kombu or Celery act on it.
+kombu parses each popped item as its own envelope, and one that is none ends the worker. Here what
+is not a message of ours is dropped and counted before kombu or Celery see it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import Counter
-from queue import Empty
+from functools import partial
 from typing import Any
 
+import redis
 from kombu.transport import redis as kombu_redis
 
-from helios_batch.queue.messages import problem_with
+from helios_batch.queue.messages import problem_with_delivery, problem_with_item
 
 refused: Counter[str] = Counter()
 """Messages that this process has dropped, by reason; the housekeeper moves them to Redis."""
@@ -26,26 +27,58 @@ def _refuse(reason: str) -> None:
     _log.warning("refused a message: %s", reason)
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
-    """Drops items that are not even JSON; they are popped already."""
+class Client(kombu_redis.PrefixedStrictRedis):  # type: ignore[misc]  # kombu has no types
+    """Gives no items but messages of ours; others are popped already, and dropped."""
 
-    def _brpop_read(self, **options: Any) -> Any:
+    def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
+        """Return a command's answer; of BRPOP, nothing in place of an item that is refused."""
+        found = super().parse_response(connection, command_name, **options)
+        # lists of replies are read by those who sent commands, never by a worker
+        if command_name == "BRPOP" and found and not found[0].endswith(b".pidbox"):
+            reason = problem_with_item(found[1])
+            if reason is not None:
+                _refuse(reason)
+                return None
+        return found
+
+
+class Channel(kombu_redis.Channel):  # type: ignore[misc]  # the same
+    """Connects as the URL says, and takes in only what can be taken in.
+
+    `unix_socket` is a transport option: the path of Redis's socket, in place of host and port.
+    """
+
+    unix_socket = ""
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "unix_socket")
+
+    def _get_client(self) -> Any:
+        return partial(Client, global_keyprefix=self.global_keyprefix)
+
+    def _connparams(self, asynchronous: bool = False) -> Any:
+        if not self.unix_socket:
+            return super()._connparams(asynchronous)
+        self.connection_class = redis.UnixDomainSocketConnection
+        found = super()._connparams(asynchronous)
+        not_tcp = self._filter_tcp_connparams(**found)
+        not_tcp.pop("socket_connect_timeout", None)
+        return not_tcp | {"path": self.unix_socket}
+
+    def _receive_one(self, c: Any) -> Any:
         try:
-            return super()._brpop_read(**options)
-        except (ValueError, RecursionError):
-            _refuse("the envelope is not JSON")
-            raise Empty from None
+            return super()._receive_one(c)
+        except (RecursionError, ArithmeticError, LookupError, AttributeError) as exc:
+            _refuse(f"a broadcast that is no message: {type(exc).__name__}")
+            return None
+
+    def _deliver_fanout_message(self, message: Any, exchange: str) -> Any:
+        reason = problem_with_delivery(message)
+        if reason is not None:
+            _refuse(f"a broadcast: {reason}")
+            return None
+        return super()._deliver_fanout_message(message, exchange)
 
 
 class Transport(kombu_redis.Transport):  # type: ignore[misc]  # the same
-    """Delivers only messages of ours to the task queues; control and events have their own."""
+    """The Redis transport with these channels."""
 
     Channel = Channel
-
-    def _deliver(self, message: Any, queue: str) -> None:
-        if not queue.endswith(".pidbox") and not queue.startswith("celeryev"):
-            reason = problem_with(message)
-            if reason is not None:
-                _refuse(reason)
-                return
-        super()._deliver(message, queue)

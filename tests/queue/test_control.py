@@ -34,7 +34,7 @@ def test_cancel_at_fifty_moments(fleet: Fleet) -> None:
         assert {part: part.stat().st_ino for part in fleet.parts()} == published
         record = json.loads((fleet.folder / "job" / "out" / "_job.json").read_text())
         assert (record["status"], fleet.state(job_id).status) == ("cancelled", "cancelled")
-        control.retry(fleet.jobs, fleet.state(job_id))
+        control.retry(fleet.jobs, fleet.state(job_id), fleet.settings)
     assert fleet.state(job_id).status != "done", "the job ended before it was cancelled often"
 
 
@@ -88,7 +88,7 @@ def test_pause_lets_running_shards_finish(fleet: Fleet) -> None:
     (opened,) = fleet.jobs.keys.job(job_id).parts("open")
     wait_for(lambda: not fleet.jobs.client.zcard(opened), "messages to be used up")
     assert len(fleet.parts()) == finished
-    control.resume(fleet.jobs, fleet.state(job_id))
+    control.resume(fleet.jobs, fleet.state(job_id), fleet.settings)
     fleet.wait_for_status(job_id, "done")
     fleet.check_whole(40)
 

@@ -69,9 +69,9 @@ def resume(job: JobId, redis: RedisUrl = None) -> None:
     """Go on with a paused job."""
     from helios_batch.queue import control
 
-    with open_queue(redis) as (_, jobs):
+    with open_queue(redis) as (settings, jobs):
         state = control.find(jobs, job)
-        control.resume(jobs, state)
+        control.resume(jobs, state, settings)
     typer.echo(f"job {state.job.id} goes on")
 
 
@@ -85,7 +85,7 @@ def retry(
     """Open a failed or cancelled job again; only what is missing is run."""
     from helios_batch.queue import control
 
-    with open_queue(redis) as (_, jobs):
+    with open_queue(redis) as (settings, jobs):
         state = control.find(jobs, job)
-        again = control.retry(jobs, state, failed_rows=failed)
+        again = control.retry(jobs, state, settings, failed_rows=failed)
     typer.echo(f"job {state.job.id} goes on; {again} finished shards are run anew")
