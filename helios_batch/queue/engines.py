@@ -24,12 +24,16 @@ class Overrides:
 
 
 class WarmEngine:
-    """Holds the last engine; another model, depth, dtype or budget loads another in its place."""
+    """Holds the last engine; another model, depth, dtype or budget loads another in its place.
+
+    `loads` counts how often that happened.
+    """
 
     def __init__(self) -> None:
         self._key: tuple[object, ...] = ()
         self._job_id = ""
         self._engine: Generator | None = None
+        self.loads = 0
 
     def serve(self, job_id: str, job: Job) -> Generator:
         """Return an engine that is ready for the job's prompts.
@@ -41,6 +45,7 @@ class WarmEngine:
         if self._engine is None or key != self._key:
             self._engine = None  # the old weights go before the new ones come
             self._engine, self._key = load_engine(job), key
+            self.loads += 1
         elif job_id != self._job_id:
             adopt_engine(self._engine, job)
         self._job_id = job_id

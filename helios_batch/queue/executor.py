@@ -127,7 +127,7 @@ class UnitExecutor:
 
     def _warm_engine(self, job_id: str, job: Job) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""
-        agreed = self._jobs.agreed(job_id, "dtype")
+        agreed, loads = self._jobs.agreed(job_id, "dtype"), self._engine.loads
         engine = self._engine.serve(job_id, in_dtype(job, agreed))
         agreed = self._jobs.agree(job_id, "dtype", engine.facts.dtype)
         if engine.facts.dtype != agreed:
@@ -140,11 +140,9 @@ class UnitExecutor:
                 fix="let resources.dtype be auto, or the same in all that run this job",
             )
         facts = engine.facts
-        self._facts = {
-            "model": facts.model,
-            "depth": facts.layers_loaded,
-            "device": facts.device,
-        }
+        self._facts = {"model": facts.model, "depth": facts.layers_loaded, "device": facts.device}
+        if self._engine.loads != loads:
+            self._jobs.event(job_id, "loaded", worker=self._holder.worker, **self._facts)
         return engine
 
     def _stop_on_failures(self, job: Job, job_id: str) -> None:

@@ -12,13 +12,15 @@ from typing import Any, Literal, get_args
 
 import redis
 
-from helios_batch.queue.keys import JobKeys, JobPart, Keys
+from helios_batch.queue.keys import JobPart, Keys
 from helios_batch.queue.scripts import Scripts
 from helios_batch.queue.settings import DEFAULT_QUEUE
 
 Status = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 _ERROR = "error:"
+_KEPT_SECONDS = 14 * 24 * 3600
+_LISTED_SECONDS = 365 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,9 @@ class JobTable:
             "submit", [keys.job(job.id).job, keys.jobs, keys.active], job.id, *job.fields()
         )
         if found in ("created", "reopened"):
+            names = self.keys.job(job.id)
+            for key in (names.job, *names.parts(*get_args(JobPart))):
+                self.client.persist(key)
             self.event(job.id, found)
         return found
 
@@ -99,7 +104,8 @@ class JobTable:
         return _state(job_id, found) if "name" in found else None
 
     def ids(self) -> list[str]:
-        """Return all jobs, the latest first."""
+        """Return all jobs, the latest first; those that ended long ago are forgotten."""
+        self.client.zremrangebyscore(self.keys.jobs, 0, (self.now() - _LISTED_SECONDS) * 1000)
         return list(self.client.zrevrange(self.keys.jobs, 0, -1))
 
     def active(self) -> list[JobState]:
@@ -126,9 +132,12 @@ class JobTable:
 
     def recorded(self, state: JobState) -> None:
         """Note that the output folder says what Redis says; an ended job needs no more care."""
-        self.client.hset(self.keys.job(state.job.id).job, "recorded", state.status)
+        keys = self.keys.job(state.job.id)
+        self.client.hset(keys.job, "recorded", state.status)
         if not state.live:
             self.client.srem(self.keys.active, state.job.id)
+            for key in (keys.job, *keys.parts(*get_args(JobPart))):
+                self.client.expire(key, _KEPT_SECONDS)
 
     def agreed(self, job_id: str, what: str) -> str | None:
         """Return what the workers of a job have agreed on, if they have."""
@@ -161,13 +170,6 @@ class JobTable:
         else:
             entries = self.client.xrange(stream, min=f"({after}", count=count)
         return [{"id": entry_id} | fields for entry_id, fields in entries]
-
-    def forget(self, job_id: str) -> None:
-        """Remove all that Redis holds of a job; its folder stays."""
-        keys: JobKeys = self.keys.job(job_id)
-        self.client.delete(keys.job, *keys.parts(*get_args(JobPart)))
-        self.client.zrem(self.keys.jobs, job_id)
-        self.client.srem(self.keys.active, job_id)
 
 
 _COUNTERS = (

@@ -3,8 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from helios_batch.queue.embedded import EmbeddedRedis
 from tests.support.fleet import Fleet
+from tests.support.parquet import write_rows
 
 
 def test_a_job_runs_to_its_end(fleet: Fleet) -> None:
@@ -27,3 +34,44 @@ def test_submitting_twice_is_submitting_once(fleet: Fleet) -> None:
     assert first["id"] == second["id"]
     assert (first["state"], second["state"]) == ("created", "queued")
     assert fleet.jobs.ids() == [first["id"]]
+
+
+@pytest.fixture
+def real_fleet(tmp_path: Path, redis_server: EmbeddedRedis) -> Iterator[Fleet]:
+    """Workers with the real engine."""
+    found = Fleet(tmp_path, redis_server, real=True)
+    found.jobs.client.flushall()
+    yield found
+    found.stop()
+
+
+def without_folder(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Drop the input file's path."""
+    return [row | {"row_id": row["row_id"]["row"]} for row in rows]
+
+
+def test_the_queue_gives_what_a_local_run_gives(real_fleet: Fleet, tiny: Path) -> None:
+    """Two workers with the real engine on a tiny model: sampled rows equal a local run's, and the
+    engine stays for the next job of the same model."""
+    fleet, sampling = real_fleet, {"max_tokens": 12, "temperature": 0.8, "seed": 5}
+    local = fleet.spec(rows=40, per_shard=40, name="local", model=tiny, sampling=sampling)
+    assert fleet.run("run", local).returncode == 0
+    fleet.worker("--threads", "1")
+    fleet.worker("--threads", "1")
+    for name in ("first", "second"):
+        spec = fleet.spec(rows=40, per_shard=4, name=name, model=tiny, sampling=sampling)
+        fleet.wait_for_status(fleet.submit(spec), "done")
+        fleet.check_whole(40, name)
+        assert without_folder(fleet.rows(name)) == without_folder(fleet.rows("local"))
+    warm = [event for event in fleet.jobs.events(fleet.jobs.ids()[0]) if event["kind"] == "loaded"]
+    assert not warm, "the engine was loaded again for a job of the same model"
+
+
+def test_a_changed_input_is_refused(fleet: Fleet) -> None:
+    """A job whose input has changed since it was submitted fails, and says so."""
+    spec = fleet.spec(rows=8)
+    job_id = fleet.submit(spec)
+    write_rows(fleet.folder / "job" / "in.parquet", 9)
+    fleet.worker(HELIOS_MAX_FAILURES="1")
+    state = fleet.wait_for_status(job_id, "failed")
+    assert "has changed since the job was submitted" in state.error
