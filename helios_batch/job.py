@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -105,7 +104,7 @@ def prepare(spec: JobSpec) -> Job:
     Raises:
         UsageError: input, columns, template, model, depth or output folder are not usable.
     """
-    table = open_input(spec.input.path)
+    table = open_input(*spec.input.paths)
     renderer = PromptRenderer(spec.prompt, table)
     passed = spec.input.columns if spec.input.columns is not None else tuple(table.schema.names)
     schema = output_schema(table, passed)
@@ -118,11 +117,12 @@ def prepare(spec: JobSpec) -> Job:
             fix=f"{spec.model} has {layers} layers: write full or 1 to {layers}",
         )
     output = OutputFolder(spec.output.path)
-    if table.folder is not None and output.path.resolve().is_relative_to(table.folder.resolve()):
-        raise OutputError(
-            "the output folder lies inside the input: its parts would be read as input",
-            where=f"output.path, {output.path}",
-            fix="write outside of the input folder, or name the input with a glob such as "
-            f"{Path(table.folder) / '*.parquet'}",
-        )
+    for folder in table.folders:
+        if output.path.resolve().is_relative_to(folder.resolve()):
+            raise OutputError(
+                "the output folder lies inside the input: its parts would be read as input",
+                where=f"output.path, {output.path}",
+                fix="write outside of the input folder, or name the input with a glob such as "
+                f"{folder / '*.parquet'}",
+            )
     return Job(spec, table, renderer, schema, model, output)

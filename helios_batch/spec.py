@@ -28,15 +28,35 @@ def _not_built(what: str) -> ValueError:
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
+_Path = Annotated[str, Field(min_length=1)]
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class InputSpec(_Section):
-    """Where the rows come from, and which columns pass through to the output."""
+    """Where the rows come from, and which columns pass through to the output.
 
-    path: str = Field(min_length=1)
+    `path` is a file, a folder, a glob or a URL, or a list of them, read in the order given.
+    """
+
+    path: _Path | tuple[_Path, ...]
     columns: tuple[str, ...] | None = None
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The path, or each of the list."""
+        return (self.path,) if isinstance(self.path, str) else self.path
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _path_or_list(cls, value: object) -> object:
+        if isinstance(value, list):
+            if not value or len(set(map(str, value))) != len(value):
+                raise ValueError("write a path, or a list of one path or more, each once")
+            return tuple(value)
+        return value
 
     @field_validator("columns", mode="before")
     @classmethod

@@ -55,12 +55,12 @@ class InputFile:
 class InputTable:
     """All input files in order, as one table of `rows` rows.
 
-    `folder` is the local folder that was searched for them with all below it, if one was.
+    `folders` are the local folders that were searched for them with all below.
     """
 
     files: tuple[InputFile, ...]
     schema: pa.Schema
-    folder: Path | None = None
+    folders: tuple[Path, ...] = ()
 
     @cached_property
     def _ends(self) -> list[int]:
@@ -104,31 +104,38 @@ class InputTable:
                 )
 
 
-def open_input(path: str) -> InputTable:
-    """Resolve `path` (a file, a folder, a glob, or a URL of one) and read every footer.
+def open_input(*paths: str) -> InputTable:
+    """Resolve `paths` (each a file, a folder, a glob, or a URL of one) and read every footer.
 
     Folders and globs are read in order of their paths; names that begin with `_` or `.` are left
     out of folders, as Spark and pyarrow do.
 
     Raises:
-        InputError: nothing is there, a file is not readable Parquet, or schemas differ.
+        InputError: nothing is there, a file is reached twice or is not readable Parquet, or schemas
+            differ.
     """
-    place = _locate(path)
-    try:
-        paths, folder = _list(place)
-    except (OSError, pa.ArrowException) as exc:
-        raise InputError(
-            f"can't look up the input: {exc}",
-            where=_without_secrets(path),
-            fix="check the path, its permissions and, for a URL, the connection",
-        ) from None
-    if not paths:
-        raise InputError(
-            "no Parquet file was found",
-            where=_without_secrets(path),
-            fix="input.path takes a Parquet file, a folder of them, a glob or a URL",
-        )
-    files = tuple(_open_file(place.filesystem, file, place.prefix + file) for file in paths)
+    opened: dict[str, InputFile] = {}
+    folders = []
+    for path in paths:
+        place, found, folder = _look_up(path)
+        if not found:
+            raise InputError(
+                "no Parquet file was found",
+                where=_without_secrets(path),
+                fix="input.path takes a Parquet file, a folder of them, a glob or a URL",
+            )
+        for place_path in found:
+            name = place.prefix + place_path
+            if name in opened:
+                raise InputError(
+                    "the file is reached twice",
+                    where=f"{name}, through {_without_secrets(path)}",
+                    fix="leave out the path that names it again",
+                )
+            opened[name] = _open_file(place.filesystem, place_path, name)
+        if folder and isinstance(place.filesystem, fs.LocalFileSystem):
+            folders.append(Path(folder))
+    files = tuple(opened.values())
     schema = files[0].schema
     for file in files[1:]:
         if not file.schema.equals(schema):
@@ -137,8 +144,18 @@ def open_input(path: str) -> InputTable:
                 where=f"{file.name}, compared with {files[0].name}",
                 fix="give files of one schema, or write them anew with one",
             )
-    local = isinstance(place.filesystem, fs.LocalFileSystem)
-    return InputTable(files, schema, Path(folder) if local and folder else None)
+    return InputTable(files, schema, tuple(folders))
+
+
+def local_files(path: str) -> list[str]:
+    """Return the local files that `open_input` opens for `path`, unopened; of a URL, none.
+
+    Raises:
+        InputError: they can't be looked up.
+    """
+    if "://" in path and not path.startswith("file://"):
+        return []
+    return _look_up(path)[1]
 
 
 class _Place(NamedTuple):
@@ -147,6 +164,19 @@ class _Place(NamedTuple):
     filesystem: fs.FileSystem
     path: str
     prefix: str
+
+
+def _look_up(path: str) -> tuple[_Place, list[str], str | None]:
+    try:
+        place = _locate(path)
+        return place, *_list(place)
+    # paths that can't be encoded are ValueErrors, a home folder that is none a RuntimeError
+    except (OSError, ValueError, RuntimeError, pa.ArrowException) as exc:
+        raise InputError(
+            f"can't look up the input: {exc}",
+            where=_without_secrets(path),
+            fix="check the path, its permissions and, for a URL, the connection",
+        ) from None
 
 
 def _locate(path: str) -> _Place:

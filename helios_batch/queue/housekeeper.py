@@ -12,7 +12,7 @@ import redis
 from helios_batch.queue import transport
 from helios_batch.queue.dispatcher import Dispatcher
 from helios_batch.queue.jobs import JobTable
-from helios_batch.queue.mirror import rebuild
+from helios_batch.queue.mirror import rebuild, rebuild_schedules
 from helios_batch.queue.settings import QueueSettings
 
 _log = logging.getLogger(__name__)
@@ -101,6 +101,8 @@ class Housekeeper:
             return
         for job_id in rebuild(self._jobs, self._settings):
             _log.warning("job %s is put back into Redis from its output folder", job_id)
+        for name in rebuild_schedules(self._jobs, self._settings):
+            _log.warning("schedule %s is put back into Redis from its output folder", name)
         self._client.set(self._keys.epoch, self._boot)
 
     def _milliseconds(self, rounds: int) -> int:

@@ -60,6 +60,7 @@ class JobState:
     status: Status
     recorded: str
     submitted: float
+    started: float
     ended: float
     done_shards: int
     counters: dict[str, int]
@@ -174,9 +175,11 @@ class JobTable:
 
 _COUNTERS = (
     "rows_done",
+    "rows_before",
     "failed_rows",
     "prompt_tokens",
     "completion_tokens",
+    "tokens_before",
     "republished",
     "duplicates_refused",
     "fenced",
@@ -207,6 +210,7 @@ def _state(job_id: str, found: dict[str, str]) -> JobState:
         status=found["status"],  # type: ignore[arg-type]
         recorded=found.get("recorded", ""),
         submitted=number("submitted") / 1000,
+        started=number("started") / 1000,
         ended=number("ended") / 1000,
         done_shards=number("done_shards"),
         counters={name: number(name) for name in _COUNTERS},

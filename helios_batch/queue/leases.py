@@ -148,6 +148,8 @@ class LeaseTable:
             "prompt_tokens": totals.prompt_tokens,
             "completion_tokens": totals.completion_tokens,
         } | {f"error:{code}": rows for code, rows in totals.errors.items()}
+        if status == "running":
+            fields |= {"rows_before": totals.rows, "tokens_before": totals.completion_tokens}
         answer = self._scripts.run(
             "survey",
             [

@@ -13,6 +13,7 @@ from helios_batch.data.output import OutputFolder
 from helios_batch.errors import HeliosError
 from helios_batch.queue.jobs import JobState, JobTable, QueuedJob
 from helios_batch.queue.roots import is_inside
+from helios_batch.queue.schedules import SCHEDULE_FILE, ScheduleTable, read_file
 from helios_batch.queue.settings import QueueSettings
 
 _log = logging.getLogger(__name__)
@@ -64,7 +65,7 @@ def rebuild(jobs: JobTable, settings: QueueSettings) -> list[str]:
     Jobs that Redis knows are left as they are.
     """
     found = []
-    for folder in _folders(settings):
+    for folder in _folders(settings, "_job.json"):
         record = _read(folder)
         job = _queued_job(record, settings.prefix) if record is not None else None
         if record is None or job is None or jobs.get(job.id) is not None:
@@ -77,20 +78,26 @@ def rebuild(jobs: JobTable, settings: QueueSettings) -> list[str]:
     return found
 
 
-def _folders(settings: QueueSettings) -> Iterator[Path]:
-    """Yield the folders under the output roots that hold a job, a few levels deep."""
+def rebuild_schedules(jobs: JobTable, settings: QueueSettings) -> list[str]:
+    """Put the schedules of the output folders under the roots back; return their names."""
+    found = (read_file(folder, settings.prefix) for folder in _folders(settings, SCHEDULE_FILE))
+    table = ScheduleTable(jobs)
+    return [each.name for each in found if each is not None and table.restore(each)]
+
+
+def _folders(settings: QueueSettings, name: str) -> Iterator[Path]:
+    """Yield the folders under the output roots that hold a file of that name, some levels deep."""
     for root in settings.output_roots:
         if "://" in root:
             continue
         for path, names, files in os.walk(root):
-            if "_job.json" in files:
+            if name in files:
                 yield Path(path)
             deep = len(Path(path).relative_to(root).parts) >= _DEEPEST
-            hidden = [name for name in names if name.startswith((".", "_"))]
             if deep or "_job.json" in files:
                 names.clear()
             else:
-                names[:] = sorted(set(names) - set(hidden))
+                names[:] = sorted(each for each in names if not each.startswith((".", "_")))
 
 
 def _read(folder: Path) -> dict[str, Any] | None:

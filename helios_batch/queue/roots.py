@@ -1,62 +1,106 @@
-"""What a worker may touch: specs from the queue can't reach outside the configured roots."""
+"""What a worker may touch: specs from the queue can't reach outside the configured roots.
+
+Links are followed before a place is judged. Who can put links into the roots while a job runs can
+write there anyway, and is trusted.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
-from helios_batch.data.source import InputTable
+from helios_batch.data.source import InputTable, local_files
 from helios_batch.errors import QueueUsageError
 from helios_batch.queue.settings import QueueSettings, without_secrets
 from helios_batch.spec import JobSpec
 
+_GLOB = re.compile(r"[*?\[]")
+
 
 def check_spec(spec: JobSpec, settings: QueueSettings) -> None:
-    """Check the places that a spec names, before any of them is opened.
+    """Check the places that a spec names, before any file in them is opened.
 
     Raises:
-        QueueUsageError: one lies outside of the roots.
+        QueueUsageError: one lies outside of the roots, or a link in them leads outside.
     """
     inputs, outputs = settings.input_roots, settings.output_roots
-    _require("input.path", spec.input.path, inputs, "HELIOS_INPUT_ROOTS")
-    _require("output.path", spec.output.path, outputs, "HELIOS_OUTPUT_ROOTS")
-    if Path(spec.model).expanduser().is_dir() or spec.model.startswith((".", "/", "~")):
-        _require("models", spec.model, inputs, "HELIOS_INPUT_ROOTS")
+    _require("output.path", [spec.output.path], outputs, "HELIOS_OUTPUT_ROOTS")
+    for path in spec.input.paths:
+        _require("input.path", [_searched(path)], inputs, "HELIOS_INPUT_ROOTS")
+        _require("input.path", local_files(path), inputs, "HELIOS_INPUT_ROOTS")
+    if _is_path(spec.model):
+        folder = Path(spec.model)
+        _require("models", [spec.model], inputs, "HELIOS_INPUT_ROOTS")
+        _require("models", map(str, folder.expanduser().glob("*")), inputs, "HELIOS_INPUT_ROOTS")
 
 
 def check_files(table: InputTable, settings: QueueSettings) -> None:
-    """Check where the input's files really are: a folder may hold links.
+    """Check the files that an input has turned out to consist of.
 
     Raises:
         QueueUsageError: one lies outside of the roots.
     """
-    for file in table.files:
-        if "://" not in file.name:
-            _require("input.path", file.path, settings.input_roots, "HELIOS_INPUT_ROOTS")
+    local = (file.path for file in table.files if "://" not in file.name)
+    _require("input.path", local, settings.input_roots, "HELIOS_INPUT_ROOTS")
 
 
 def is_inside(path: str, roots: tuple[str, ...]) -> bool:
-    """Whether a path or URL lies under one of the roots, with links followed."""
-    path = path.removeprefix("file://")
-    if "://" in path:
-        # a URL that climbs is not normalised by every store: refuse it
-        climbs = ".." in re.split(r"[/%\\]", path)
-        return not climbs and any(
-            "://" in root and (path + "/").startswith(root.rstrip("/") + "/") for root in roots
-        )
-    # of a glob, what stands before its first special character
-    literal = re.split(r"[*?\[]", path, maxsplit=1)[0]
-    if ".." in Path(path).parts:
+    """Whether a path or URL, which is no glob, lies under one of the roots."""
+    if "://" in path and not path.startswith("file://"):
+        return any(_is_under(path, root) for root in roots if "://" in root)
+    folders = [Path(root).resolve() for root in roots if "://" not in root]
+    forms = {path.removeprefix("file://")}
+    if path.startswith("file://"):
+        # one reader of such URLs undoes their quoting, another does not
+        forms.add(unquote(path.removeprefix("file://")))
+    try:
+        real = [Path(form).expanduser().resolve() for form in forms]
+    except (OSError, ValueError, RuntimeError):  # too long, not encodable, a loop, no such user
         return False
-    real = Path(literal).expanduser().resolve()
-    return any("://" not in root and real.is_relative_to(Path(root).resolve()) for root in roots)
+    return all(any(place.is_relative_to(folder) for folder in folders) for place in real)
 
 
-def _require(key: str, path: str, roots: tuple[str, ...], variable: str) -> None:
-    if not is_inside(path, roots):
-        raise QueueUsageError(
-            f"{without_secrets(path) if '://' in path else path} lies outside of what this worker "
-            "may touch",
-            where=key,
-            fix=f"move it under {', '.join(roots)}, or start the workers with another {variable}",
-        )
+def _is_under(url: str, root: str) -> bool:
+    """Whether a URL goes on where a root ends, on the same host and with the same query."""
+    given, allowed = urlsplit(url), urlsplit(root)
+    if (given.scheme, given.netloc, given.query) != (
+        allowed.scheme,
+        allowed.netloc,
+        allowed.query,
+    ):
+        return False
+    # stores differ in what they make of quoting, backslashes and dots
+    climbs = ".." in re.split(r"[/\\]", unquote(unquote(given.path)))
+    return not climbs and f"{given.path}/".startswith(f"{allowed.path.rstrip('/')}/")
+
+
+def _searched(path: str) -> str:
+    """Return the folder in which a glob looks; of a path that is no glob, the path."""
+    # in a URL `?` begins the query
+    base, query, after = path.partition("?") if "://" in path else (path, "", "")
+    literal = _GLOB.split(base, maxsplit=1)[0]
+    if literal == base:
+        return path
+    folder = literal.rpartition("/")[0] or ("/" if literal.startswith("/") else ".")
+    return folder + query + after
+
+
+def _is_path(model: str) -> bool:
+    try:
+        return model.startswith((".", "/", "~")) or Path(model).is_dir()
+    except (OSError, ValueError):
+        return True
+
+
+def _require(key: str, paths: Iterable[str], roots: tuple[str, ...], variable: str) -> None:
+    for path in paths:
+        if not is_inside(path, roots):
+            shown = without_secrets(path) if "://" in path else path
+            raise QueueUsageError(
+                f"{shown!r:.200} lies outside of what this worker may touch",
+                where=key,
+                fix=f"move it under {', '.join(map(without_secrets, roots))}, or start the workers "
+                f"with another {variable}",
+            )

@@ -94,7 +94,7 @@ def _check_url(url: str) -> None:
 
     try:
         # an unquoted / ? or # in the password would end the address, and the rest would be shown
-        if any("@" in part or "#" in part for part in re.split("[/?#]", url.partition("://")[2])[1:]):
+        if any("@" in part for part in re.split("[/?#]", url.partition("://")[2])[1:]):
             raise ValueError
         ConnectionPool.from_url(url).make_connection()
     except (ValueError, TypeError):

@@ -62,11 +62,15 @@ def absolute(spec: JobSpec) -> JobSpec:
         model = str(Path(model).expanduser().resolve())
     return spec.model_copy(
         update={
-            "input": spec.input.model_copy(update={"path": _absolute(spec.input.path)}),
+            "input": spec.input.model_copy(update={"path": _absolute_paths(spec.input.path)}),
             "output": spec.output.model_copy(update={"path": _absolute(spec.output.path)}),
             "models": (model,),
         }
     )
+
+
+def _absolute_paths(path: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    return _absolute(path) if isinstance(path, str) else tuple(map(_absolute, path))
 
 
 def _absolute(path: str) -> str:

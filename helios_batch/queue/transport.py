@@ -20,6 +20,10 @@ refused: Counter[str] = Counter()
 """Messages that this process has dropped, by reason; the housekeeper moves them to Redis."""
 
 _log = logging.getLogger(__name__)
+_TCP_ONLY = (
+    *("host", "port", "socket_connect_timeout"),
+    *("socket_keepalive", "socket_keepalive_options"),
+)
 
 
 def _refuse(reason: str) -> None:
@@ -59,9 +63,8 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # the same
             return super()._connparams(asynchronous)
         self.connection_class = redis.UnixDomainSocketConnection
         found = super()._connparams(asynchronous)
-        not_tcp = self._filter_tcp_connparams(**found)
-        not_tcp.pop("socket_connect_timeout", None)
-        return not_tcp | {"path": self.unix_socket}
+        kept = {key: value for key, value in found.items() if key not in _TCP_ONLY}
+        return kept | {"path": self.unix_socket}
 
     def _receive_one(self, c: Any) -> Any:
         try:

@@ -17,11 +17,13 @@ import redis
 from celery.signals import worker_shutting_down
 
 from helios_batch.queue.app import make_app
+from helios_batch.queue.beat import Beat
 from helios_batch.queue.connection import connect, redis_errors
 from helios_batch.queue.housekeeper import Housekeeper
 from helios_batch.queue.jobs import JobTable
 from helios_batch.queue.keys import Keys
 from helios_batch.queue.leases import LeaseTable, release_all
+from helios_batch.queue.metrics import serve_metrics
 from helios_batch.queue.process import HAND_BACK_SIGNAL, WorkerIdentity
 from helios_batch.queue.settings import DEFAULT_QUEUE, QueueSettings
 
@@ -38,6 +40,8 @@ class WorkerOptions:
     memory: int | None = None
     threads: int | None = None
     log_level: str = "INFO"
+    metrics_host: str = "127.0.0.1"
+    metrics_port: int | None = None
 
 
 def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
@@ -49,6 +53,7 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
 
     Raises:
         QueueError: Redis can't be reached at the start.
+        QueueUsageError: the metrics' address can't be had.
     """
     client = connect(settings)
     with redis_errors(settings):
@@ -75,10 +80,11 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
         "host": host,
         "pid": os.getpid(),
         "queues": ",".join(options.queues),
-        "device": options.device or "auto",
     }
     jobs = JobTable(client, Keys(settings.prefix))
-    housekeeper = Housekeeper(settings, jobs, boot, facts)
+    if options.metrics_port is not None:
+        serve_metrics(jobs, name, options.metrics_host, options.metrics_port)
+    housekeeper = Housekeeper(settings, jobs, boot, facts, (Beat(jobs).tick,))
     on_shutdown = _hand_back_after(settings.soft_shutdown, worker)
     worker_shutting_down.connect(on_shutdown)
     housekeeper.start()

@@ -14,7 +14,9 @@ ALLOWED = {
     "models": {"models"},
     "engine": {"engine", "models"},
     "report": {"report", "preflight", "engine", "models"},
-    "queue": {"queue", "data", "job", "shard", "loading", "finish", "spec_file", "engine"},
+    "queue": {
+        *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
+    },
 }
 LEAVES = {"errors", "spec", "units", "records", "cache", "totals", "crashpoint", ""}
 ROOT_FREE = {

@@ -34,6 +34,13 @@ def worker(
         Roots, typer.Option(help="Where outputs may lie; repeatable. Default: here.")
     ] = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, envvar="HELIOS_METRICS_PORT", help="Serve Prometheus here."),
+    ] = None,
+    metrics_host: Annotated[
+        str, typer.Option(envvar="HELIOS_METRICS_HOST", help="Address of --metrics-port.")
+    ] = "127.0.0.1",
 ) -> None:
     """Run shards from the queue: one worker, one device, one engine."""
     from helios_batch.queue.settings import QueueSettings
@@ -48,14 +55,21 @@ def worker(
         name=name,
         queues=tuple(part.strip() for part in queues.split(",") if part.strip()),
         device=device,
-        memory=_bytes(memory),
+        memory=size_in_bytes(memory),
         threads=threads,
         log_level=log_level.upper(),
+        metrics_host=metrics_host,
+        metrics_port=metrics_port,
     )
     raise typer.Exit(run_worker(QueueSettings.from_env(), options))
 
 
-def _bytes(text: str | None) -> int | None:
+def size_in_bytes(text: str | None) -> int | None:
+    """Return the bytes that `--memory` gives.
+
+    Raises:
+        QueueUsageError: it is no size.
+    """
     from helios_batch.units import parse_bytes
 
     try:

@@ -7,10 +7,9 @@ local status = redis.call('HGET', KEYS[1], 'status')
 if status ~= 'queued' and status ~= 'running' then return 0 end
 redis.call('SET', KEYS[4], ARGV[4])
 redis.call('HSET', KEYS[1], 'status', ARGV[2], 'done_shards', ARGV[3], 'cursor', 0, unpack(ARGV, 5))
-if ARGV[2] == 'done' then
-  local time = redis.call('TIME')
-  redis.call('HSET', KEYS[1], 'ended', time[1] * 1000)
-end
+local time = redis.call('TIME')
+local moment = ARGV[2] == 'done' and 'ended' or 'started'
+redis.call('HSET', KEYS[1], moment, time[1] * 1000 + math.floor(time[2] / 1000))
 redis.call('DEL', KEYS[2])
 redis.call('HDEL', KEYS[3], 'survey')
 redis.call('ZREM', KEYS[5], 'survey')

@@ -1,0 +1,11 @@
+"""The application for Celery's own tools: `celery --app helios_batch.queue.celery_app flower`.
+
+The queue is the one that `HELIOS_REDIS_URL` names.
+"""
+
+from __future__ import annotations
+
+from helios_batch.queue.app import make_app
+from helios_batch.queue.settings import QueueSettings
+
+app = make_app(QueueSettings.from_env())

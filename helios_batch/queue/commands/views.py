@@ -1,0 +1,193 @@
+"""Commands that show the queue."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from helios_batch.errors import Interrupted
+from helios_batch.queue.commands.options import AsJson, JobId, Queue, RedisUrl, open_queue
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from helios_batch.report.snapshot import JobView, QueueView
+
+_REFRESH_SECONDS = 0.5
+_EXAMPLES = 20
+_TROUBLE = ("error", "engine_lost", "died", "lease_expired", "failed")
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    for command in (status, workers, logs, errors):
+        app.command()(command)
+
+
+def status(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="A job; else all.")] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="Go on until the job has ended.")] = False,
+    redis: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show the queue, or one job with its shards; --json with --watch prints a line each time."""
+    with open_queue(redis) as queue, _until_interrupted("status"):
+        if not watch:
+            view = _look(queue, job)
+            _print_json(asdict(view), indent=2) if as_json else _print(_render(view))
+        elif as_json:
+            for view in _changes(queue, job):
+                _print_json(asdict(view))
+        else:
+            _watch(queue, job)
+
+
+def workers(redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """List the living workers and what they do."""
+    from helios_batch.queue.views import view_workers
+    from helios_batch.report.queue import workers_table
+
+    with open_queue(redis) as (_, jobs):
+        found = view_workers(jobs)
+    if as_json:
+        _print_json([asdict(worker) for worker in found], indent=2)
+    else:
+        _print(workers_table(found))
+
+
+def logs(
+    job: JobId,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on until the job ends.")] = False,
+    redis: RedisUrl = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what has happened to a job, with Redis's time."""
+    from helios_batch.queue import control
+
+    with open_queue(redis) as (_, jobs), _until_interrupted("logs"):
+        job_id, after = control.find(jobs, job).job.id, "-"
+        while True:
+            state = control.find(jobs, job_id)
+            for event in jobs.events(job_id, after):
+                after = event["id"]
+                _print_json(event) if as_json else typer.echo(_event_line(event))
+            if not follow or not state.live:
+                return
+            time.sleep(_REFRESH_SECONDS)
+
+
+def errors(job: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
+    """Show what went wrong in a job: attempts that failed, and rows with errors."""
+    from helios_batch.queue import control
+    from helios_batch.queue.examples import failed_rows
+
+    with open_queue(redis) as (settings, jobs):
+        state = control.find(jobs, job)
+        events = [e for e in jobs.events(state.job.id, count=5000) if e["kind"] in _TROUBLE]
+        examples = failed_rows(state, settings, _EXAMPLES) if state.error_rows else []
+    if as_json:
+        data = {"error": state.error, "attempts": events, "rows_by_code": state.error_rows}
+        _print_json(data | {"examples": examples}, indent=2)
+        return
+    if state.error:
+        typer.echo(f"job {state.job.id} {state.status}: {state.error}")
+    for event in events:
+        typer.echo(_event_line(event))
+    for code, count in sorted(state.error_rows.items()):
+        typer.echo(f"{count} rows: {code}")
+    for example in examples:
+        typer.echo(f"  {example['file']} row {example['row']}: {example['message']}")
+    if not (state.error or events or state.error_rows):
+        typer.echo("nothing went wrong")
+
+
+def _look(queue: Queue, job: str | None) -> JobView | QueueView:
+    from helios_batch.queue import control
+    from helios_batch.queue.views import view_job, view_queue
+
+    if job is None:
+        return view_queue(queue.jobs)
+    return view_job(queue.jobs, control.find(queue.jobs, job))
+
+
+def _changes(queue: Queue, job: str | None) -> Iterator[JobView | QueueView]:
+    """Yield what is there whenever it has changed, until the job has ended."""
+    shown: Any = None
+    while True:
+        view = _look(queue, job)
+        progress = _progress(view)
+        if progress != shown:
+            shown = progress
+            yield view
+        if job is not None and getattr(view, "status", "") in ("done", "failed", "cancelled"):
+            return
+        time.sleep(_REFRESH_SECONDS)
+
+
+def _progress(view: JobView | QueueView) -> Any:
+    from helios_batch.report.snapshot import JobView
+
+    found = (view,) if isinstance(view, JobView) else view.jobs
+    return [(each.id, each.status, each.rows_done, each.failed_rows) for each in found]
+
+
+def _watch(queue: Queue, job: str | None) -> None:
+    from rich.console import Console
+    from rich.live import Live
+
+    from helios_batch.report.queue import job_line
+    from helios_batch.report.snapshot import JobView
+
+    console = Console()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False) as live:
+            for view in _changes(queue, job):
+                live.update(_render(view), refresh=True)
+        return
+    for view in _changes(queue, job):
+        for each in (view,) if isinstance(view, JobView) else view.jobs:
+            typer.echo(job_line(each))
+
+
+def _render(view: JobView | QueueView) -> RenderableType:
+    from rich.console import Group
+
+    from helios_batch.report.queue import job_panel, jobs_table, workers_table
+    from helios_batch.report.snapshot import JobView
+
+    if isinstance(view, JobView):
+        return job_panel(view)
+    refused = view.counters.get("refused_messages", 0)
+    return Group(jobs_table(view.jobs), workers_table(view.workers), f"messages refused: {refused}")
+
+
+def _event_line(event: dict[str, str]) -> str:
+    from helios_batch.report.queue import moment
+
+    when = moment(int(event["id"].split("-")[0]) / 1000)
+    rest = {name: text for name, text in event.items() if name not in ("id", "kind") and text}
+    return f"{when} {event['kind']} " + " ".join(f"{name}={text}" for name, text in rest.items())
+
+
+def _print(what: RenderableType) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(what)
+
+
+def _print_json(data: Any, indent: int | None = None) -> None:
+    typer.echo(json.dumps(data, indent=indent))
+
+
+@contextmanager
+def _until_interrupted(command: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted", where=command, fix="the job goes on without it") from None

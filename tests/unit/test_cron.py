@@ -1,0 +1,59 @@
+"""When schedules fire."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helios_batch.errors import QueueUsageError
+from helios_batch.queue.cron import check_cron, due_fire, next_fire
+
+CRONS = st.sampled_from(["* * * * *", "*/7 3 * * *", "0 2 * * *", "30 2 * * 1", "0 0 1 * *"])
+ZONES = st.sampled_from(["UTC", "Europe/Zurich", "America/New_York", "Asia/Kolkata"])
+MOMENTS = st.datetimes(datetime(2024, 1, 1), datetime(2030, 1, 1)).map(
+    lambda moment: moment.replace(tzinfo=UTC)
+)
+
+
+@given(CRONS, ZONES, MOMENTS, st.integers(0, 40 * 86400))
+def test_what_is_due_is_the_last_that_was_missed(
+    cron: str, zone: str, after: datetime, seconds: int
+) -> None:
+    """It lies after the last fire and not after now, and there is none between it and now."""
+    now = after + timedelta(seconds=seconds)
+    due = due_fire(cron, zone, after, now)
+    if due is None:
+        assert next_fire(cron, zone, after) > now
+    else:
+        assert after < due <= now
+        assert next_fire(cron, zone, due) > now
+        assert due_fire(cron, zone, due, now) is None
+
+
+def test_daylight_saving() -> None:
+    """A time that a night leaves out is made up for; a local time stays where clocks show it."""
+    eve = datetime(2026, 3, 28, 12, tzinfo=UTC)
+    assert next_fire("30 2 * * *", "Europe/Zurich", eve) == datetime(2026, 3, 29, 1, tzinfo=UTC)
+    summer = next_fire("0 2 * * *", "Europe/Zurich", datetime(2026, 7, 1, tzinfo=UTC))
+    winter = next_fire("0 2 * * *", "Europe/Zurich", datetime(2026, 12, 1, tzinfo=UTC))
+    assert (summer.hour, winter.hour) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("cron", "zone", "problem"),
+    [
+        ("0 2 * *", "UTC", "no cron expression"),
+        ("61 2 * * *", "UTC", "no cron expression"),
+        ("0 0 30 2 *", "UTC", "no cron expression"),
+        ("0 2 * * *", "Europe/Zuerich", "unknown time zone"),
+        ("0 2 * * *", "../etc/passwd", "unknown time zone"),
+        ("0 2 * * *", "", "unknown time zone"),
+    ],
+)
+def test_what_is_refused(cron: str, zone: str, problem: str) -> None:
+    """A wrong expression or zone says so, and what would be right."""
+    with pytest.raises(QueueUsageError, match=problem):
+        check_cron(cron, zone)
