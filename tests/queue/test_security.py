@@ -80,6 +80,7 @@ def test_a_user_limited_to_the_prefix(lone_fleet: Fleet) -> None:
     fleet.worker()
     fleet.wait_for_status(job_id, "done")
     fleet.check_whole(40)
+    assert fleet.run("status", "--json").returncode == 0
 
     names = [entry["object"] for entry in admin.execute_command("ACL", "LOG")]
     # redis-py's CLIENT SETINFO is an admin command before Redis 7, and its refusal is ignored
