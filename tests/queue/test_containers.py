@@ -66,9 +66,13 @@ def answers(client: redis.Redis) -> bool:
         return False
 
 
-def test_redis_does_not_start_without_a_password(tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [{}, {"HELIOS_REDIS_PASSWORD": ""}])
+def test_redis_does_not_start_without_a_password(tmp_path: Path, given: dict[str, str]) -> None:
     """Forgetting the password is an error, not an open door."""
-    environment = {"PATH": os.environ["PATH"], "TMPDIR": str(tmp_path)}
+    server = tmp_path / "redis-server"
+    server.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    server.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "TMPDIR": str(tmp_path)} | given
     ended = subprocess.run(
         ["sh", ROOT / "docker" / "start-redis.sh"],
         env=environment,
@@ -77,7 +81,8 @@ def test_redis_does_not_start_without_a_password(tmp_path: Path) -> None:
         check=False,
     )
     assert ended.returncode != 0
-    assert "HELIOS_REDIS_PASSWORD" in ended.stderr
+    assert "HELIOS_REDIS_PASSWORD: is not set" in ended.stderr
+    assert not (tmp_path / "started").exists()
 
 
 def health(fleet: Fleet) -> subprocess.CompletedProcess[str]:
