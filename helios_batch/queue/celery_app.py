@@ -5,7 +5,12 @@ The queue is the one that `HELIOS_REDIS_URL` names.
 
 from __future__ import annotations
 
+from helios_batch.errors import HeliosError
 from helios_batch.queue.app import make_app
 from helios_batch.queue.settings import QueueSettings
 
-app = make_app(QueueSettings.from_env())
+try:
+    app = make_app(QueueSettings.from_env())
+except HeliosError as exc:
+    # celery would print a traceback around any other exception
+    raise SystemExit(f"error: {exc}") from None

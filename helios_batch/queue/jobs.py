@@ -7,6 +7,7 @@ from `_job.json` and the parts.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -103,6 +104,15 @@ class JobTable:
         found = self.client.hgetall(self.keys.job(job_id).job)
         # a counter may have come back alone after Redis was wiped
         return _state(job_id, found) if "name" in found else None
+
+    def read(self, job_ids: Iterable[str]) -> list[JobState]:
+        """Return those of the jobs that Redis knows, in their order, in one round trip."""
+        wanted = list(job_ids)
+        pipe = self.client.pipeline(transaction=False)
+        for job_id in wanted:
+            pipe.hgetall(self.keys.job(job_id).job)
+        found = zip(wanted, pipe.execute(), strict=True)
+        return [_state(job_id, fields) for job_id, fields in found if "name" in fields]
 
     def ids(self) -> list[str]:
         """Return all jobs, the latest first; those that ended long ago are forgotten."""

@@ -10,7 +10,10 @@ from prometheus_client.core import CollectorRegistry, CounterMetricFamily, Gauge
 from prometheus_client.registry import Collector
 
 from helios_batch.errors import QueueUsageError
+from helios_batch.queue.connection import connect
 from helios_batch.queue.jobs import JobTable
+from helios_batch.queue.keys import Keys
+from helios_batch.queue.settings import QueueSettings
 from helios_batch.queue.views import view_queue
 from helios_batch.report.snapshot import QueueView, WorkerView
 
@@ -20,10 +23,15 @@ JOB_COUNTERS = ("republished", "fenced", "duplicates_refused", "quarantined")
 
 
 class QueueCollector(Collector):
-    """Reads the queue at each scrape; with Redis away only `helios_batch_redis_up` 0 is left."""
+    """Reads the queue at each scrape; with Redis away only `helios_batch_redis_up` 0 is left.
 
-    def __init__(self, jobs: JobTable, worker: str) -> None:
-        self._jobs, self._worker = jobs, worker
+    Args:
+        jobs: the jobs, over a connection that gives up before Prometheus does.
+        boot: the worker whose own metrics are shown.
+    """
+
+    def __init__(self, jobs: JobTable, boot: str) -> None:
+        self._jobs, self._boot = jobs, boot
 
     def describe(self) -> list[Metric]:
         """Describe nothing before the first scrape: Redis may be away."""
@@ -34,6 +42,7 @@ class QueueCollector(Collector):
         try:
             view = view_queue(self._jobs)
             queues = {job.queue for job in view.jobs}
+            queues |= {name for worker in view.workers for name in worker.queues.split(",")}
             waiting = {
                 queue: self._jobs.client.llen(f"{self._jobs.keys.broker}{queue}")
                 for queue in queues
@@ -43,19 +52,21 @@ class QueueCollector(Collector):
             return
         yield GaugeMetricFamily("helios_batch_redis_up", "Whether Redis answers", 1)
         for worker in view.workers:
-            if worker.worker == self._worker:
+            if worker.boot == self._boot:
                 yield from _of_worker(worker)
         yield from _of_queue(view, waiting)
 
 
-def serve_metrics(jobs: JobTable, worker: str, host: str, port: int) -> None:
-    """Serve a worker's metrics at `http://host:port/metrics` from a thread.
+def serve_metrics(settings: QueueSettings, boot: str, host: str, port: int) -> None:
+    """Serve the metrics of the worker `boot` at `http://host:port/metrics` from a thread.
 
     Raises:
         QueueUsageError: the address can't be had.
     """
     registry = CollectorRegistry()
-    registry.register(QueueCollector(jobs, worker))
+    # a silent Redis is waited for once: Prometheus gives a scrape 10 seconds
+    jobs = JobTable(connect(settings, retries=0), Keys(settings.prefix))
+    registry.register(QueueCollector(jobs, boot))
     try:
         start_http_server(port, host, registry)
     except OSError as exc:

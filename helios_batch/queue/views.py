@@ -16,9 +16,10 @@ _CELLS = 60
 
 def view_queue(jobs: JobTable) -> QueueView:
     """Return the queue's jobs, the latest first, its workers and its counters."""
-    states = [state for job_id in jobs.ids() if (state := jobs.get(job_id)) is not None]
+    states = jobs.read(jobs.ids())
     now, counters = jobs.now(), jobs.client.hgetall(jobs.keys.counters)
     return QueueView(
+        now,
         tuple(_job(state, now) for state in states),
         view_workers(jobs),
         {name: int(count) for name, count in counters.items()},
@@ -29,14 +30,19 @@ def view_job(jobs: JobTable, state: JobState) -> JobView:
     """Return one job with its grid and its running shards."""
     now, keys = jobs.now(), jobs.keys.job(state.job.id)
     done, opened, again, holders = keys.parts("done", "open", "again", "holders")
-    held = {unit: json.loads(text) for unit, text in jobs.client.hgetall(holders).items()}
-    sent, due = jobs.client.zrange(opened, 0, -1), jobs.client.zrange(again, 0, -1)
-    finished = _set_bits(jobs, done)
-    workers = {worker.worker: worker for worker in view_workers(jobs)}
+    # no transaction: its answers would all be decoded as text
+    pipe = jobs.client.pipeline(transaction=False)
+    pipe.hgetall(holders).zrange(opened, 0, -1).zrange(again, 0, -1)
+    pipe.execute_command("GET", done, **{NEVER_DECODE: True})
+    found, sent, due, bitmap = pipe.execute()
+    held = {unit: json.loads(text) for unit, text in found.items()}
+    pipe = jobs.client.pipeline(transaction=False)
+    for unit in held:
+        pipe.pttl(keys.lease(unit))
+    workers = {worker.boot: worker for worker in view_workers(jobs)}
     running = []
-    for unit, holder in held.items():
-        worker = workers.get(holder["worker"])
-        left = jobs.client.pttl(keys.lease(unit))
+    for (unit, holder), left in zip(held.items(), pipe.execute(), strict=True):
+        worker = workers.get(holder["boot"])
         running.append(
             RunningShard(
                 unit=unit,
@@ -48,47 +54,46 @@ def view_job(jobs: JobTable, state: JobState) -> JobView:
                 lease_left=max(0.0, left / 1000),
             )
         )
-    grid = make_grid(state.job.shards, finished, held, set(sent) - set(held), due)
+    grid = make_grid(state.job.shards, bitmap or b"", held, set(sent) - set(held), due)
     return _job(state, now, tuple(running), grid)
 
 
 def view_workers(jobs: JobTable) -> tuple[WorkerView, ...]:
     """Return the living workers by name."""
-    found = []
-    for boot in jobs.client.smembers(jobs.keys.workers):
-        facts = jobs.client.hgetall(jobs.keys.worker(boot))
-        if "worker" in facts:
-            found.append(_worker(facts))
+    boots = sorted(jobs.client.smembers(jobs.keys.workers))
+    pipe = jobs.client.pipeline(transaction=False)
+    for boot in boots:
+        pipe.hgetall(jobs.keys.worker(boot))
+    entries = zip(boots, pipe.execute(), strict=True)
+    found = [_worker(boot, facts) for boot, facts in entries if "worker" in facts]
     return tuple(sorted(found, key=lambda worker: worker.worker))
 
 
 def make_grid(
-    shards: int,
-    finished: Iterable[int],
-    held: Iterable[str],
-    sent: Iterable[str],
-    due: Iterable[str],
+    shards: int, bitmap: bytes, held: Iterable[str], sent: Iterable[str], due: Iterable[str]
 ) -> tuple[Cell, ...]:
-    """Return at most 60 cells of equal ranges of shards; units that are no shard are left out."""
+    """Return at most 60 cells of equal ranges of shards; units that are no shard are left out.
+
+    Bit i of `bitmap`, the highest of a byte first, tells whether shard i is done.
+    """
     size = max(1, -(-shards // _CELLS))
-    counts = [[0, 0, 0, 0] for _ in range(-(-shards // size))]
-    numbers = [map(int, finished)] + [
-        (int(unit) for unit in units if unit.isdigit()) for units in (held, sent, due)
-    ]
-    for kind, units in enumerate(numbers):
-        for number in units:
+    counts = [[0, 0, 0] for _ in range(-(-shards // size))]
+    for kind, units in enumerate((held, sent, due)):
+        for number in (int(unit) for unit in units if unit.isdigit()):
             if number < shards:
                 counts[number // size][kind] += 1
     return tuple(
-        Cell(min(size, shards - index * size), *count) for index, count in enumerate(counts)
+        Cell(last - first, count_bits(bitmap, first, last), *count)
+        for first, count in zip(range(0, shards, size), counts, strict=True)
+        for last in (min(first + size, shards),)
     )
 
 
-def _set_bits(jobs: JobTable, key: str) -> Iterable[int]:
-    bitmap = jobs.client.execute_command("GET", key, **{NEVER_DECODE: True}) or b""
-    for index, byte in enumerate(bitmap):
-        if byte:
-            yield from (index * 8 + i for i in range(8) if byte >> 7 - i & 1)
+def count_bits(bitmap: bytes, first: int, last: int) -> int:
+    """Return how many of the bits `first` to `last` - 1 are set; those beyond the end are not."""
+    piece = bitmap[first // 8 : -(-last // 8)].ljust(-(-last // 8) - first // 8, b"\0")
+    bits = int.from_bytes(piece, "big") >> -last % 8
+    return (bits & (1 << last - first) - 1).bit_count()
 
 
 def _job(
@@ -119,13 +124,15 @@ def _job(
     )
 
 
-def _worker(facts: dict[str, Any]) -> WorkerView:
+def _worker(boot: str, facts: dict[str, Any]) -> WorkerView:
     return WorkerView(
+        boot,
         *(
             facts["worker"],
             facts["host"],
             int(facts["pid"]),
             facts["queues"],
+            float(facts.get("since", 0)),
             facts.get("device", "auto"),
         ),
         *(facts.get("model", ""), int(facts.get("depth", 0))),

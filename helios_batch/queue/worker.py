@@ -57,7 +57,7 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
     """
     client = connect(settings)
     with redis_errors(settings):
-        client.ping()
+        since, _ = client.time()
     boot, host = secrets.token_hex(8), socket.gethostname()
     name = f"{options.name or f'helios-{os.getpid()}'}@{host}"
     identity = WorkerIdentity(
@@ -80,10 +80,11 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
         "host": host,
         "pid": os.getpid(),
         "queues": ",".join(options.queues),
+        "since": since,
     }
     jobs = JobTable(client, Keys(settings.prefix))
     if options.metrics_port is not None:
-        serve_metrics(jobs, name, options.metrics_host, options.metrics_port)
+        serve_metrics(settings, boot, options.metrics_host, options.metrics_port)
     housekeeper = Housekeeper(settings, jobs, boot, facts, (Beat(jobs).tick,))
     on_shutdown = _hand_back_after(settings.soft_shutdown, worker)
     worker_shutting_down.connect(on_shutdown)

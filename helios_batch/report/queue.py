@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -16,30 +17,49 @@ from helios_batch.report.snapshot import Cell, JobView, WorkerView
 _STYLES = {"done": "green", "failed": "red", "cancelled": "yellow", "paused": "yellow"}
 
 
-def jobs_table(jobs: Sequence[JobView]) -> Table:
-    """Return one line for each job."""
-    table = Table("job", "name", "status", "rows", "failed", "rows/s", "ETA", title="jobs")
+def jobs_table(jobs: Sequence[JobView], now: float) -> Table:
+    """Return one line for each job; ids are cut to their beginning, which commands take too."""
+    table = _compact("jobs")
+    table.add_column("job", no_wrap=True)
+    table.add_column("name", overflow="fold", min_width=6)
+    table.add_column("status", no_wrap=True)
+    table.add_column("queue", overflow="fold", min_width=6)
+    for heading in ("prio", "rows", "failed", "rows/s", "ETA", "age"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for job in jobs:
         table.add_row(
-            job.id,
+            job.id[:8],
             escape(job.name),
             Text(job.status, _STYLES.get(job.status, "")),
-            f"{job.rows_done:,}/{job.rows:,}",
-            f"{job.failed_rows:,}",
+            escape(job.queue),
+            str(job.priority),
+            f"{_short(job.rows_done)}/{_short(job.rows)}",
+            _short(job.failed_rows),
             _rate(job.rows_per_second),
             duration(job.eta),
+            span(now - job.submitted),
         )
     return table
 
 
-def workers_table(workers: Sequence[WorkerView]) -> Table:
-    """Return one line for each worker."""
-    table = Table("worker", "device", "model", "now", "shards", "rows", "tokens", title="workers")
+def workers_table(workers: Sequence[WorkerView], now: float) -> Table:
+    """Return two lines for each worker: what it does, and where it lives."""
+    table = _compact("workers")
+    table.add_column("worker", overflow="fold", min_width=14)
+    table.add_column("device", no_wrap=True)
+    table.add_column("model", overflow="fold", min_width=10)
+    table.add_column("now", no_wrap=True)
+    for heading in ("shards", "rows", "tokens", "up"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for worker in workers:
-        model = f"{worker.model}, {worker.depth} layers" if worker.model else "none yet"
-        now = f"{worker.job[:8]} {worker.unit}" if worker.job else "waits"
-        counts = (f"{count:,}" for count in (worker.shards, worker.rows, worker.tokens))
-        table.add_row(escape(worker.worker), worker.device, escape(model), now, *counts)
+        table.add_row(
+            f"{escape(worker.worker)}\n[dim]pid {worker.pid}, {escape(worker.queues)}[/]",
+            escape(worker.device),
+            f"{escape(worker.model)}\n{worker.depth} layers" if worker.model else "none yet",
+            f"{worker.job[:8]}\n{_unit(worker.unit)}" if worker.job else "waits",
+            *(_short(count) for count in (worker.shards, worker.rows, worker.tokens)),
+            span(now - worker.since) if worker.since else "-",
+        )
     return table
 
 
@@ -65,18 +85,25 @@ def job_panel(job: JobView) -> RenderableType:
         "time left": duration(job.eta),
         "queue": f"{job.queue}, priority {job.priority}",
         "submitted": moment(job.submitted),
-    } | {name.replace("_", " "): f"{count:,}" for name, count in job.counters.items()}
+        "counters": ", ".join(f"{n.replace('_', ' ')} {c:,}" for n, c in job.counters.items()),
+    }
     if job.error:
         facts["error"] = job.error
     parts: list[RenderableType] = [facts_table(f"{job.name} ({job.id})", facts)]
     if job.grid:
-        parts += [shard_grid(job.grid), Text("█ done  ▶ runs  · sent  ! due again  ░ to do", "dim")]
+        legend = "█ done  ░▒▓ part of it done  ▶ runs  ! due again  · sent  ░ to do"
+        if job.grid[0].shards > 1:
+            legend += f"\neach cell is {job.grid[0].shards:,} shards"
+        parts += [shard_grid(job.grid), Text(legend, "dim")]
     if job.running:
-        table = Table("shard", "worker", "device", "model", "for", "lease left")
+        table = _compact("running")
+        for heading in ("shard", "worker", "device", "model", "for", "lease left"):
+            table.add_column(heading, overflow="fold")
         for shard in job.running:
             model = f"{shard.model}, {shard.depth} layers" if shard.model else "loading"
             times = (f"{shard.held_for:.0f} s", f"{shard.lease_left:.0f} s")
-            table.add_row(shard.unit, escape(shard.worker), shard.device, escape(model), *times)
+            place = (escape(shard.worker), escape(shard.device), escape(model))
+            table.add_row(shard.unit, *place, *times)
         parts.append(table)
     return Group(*parts)
 
@@ -119,6 +146,29 @@ def duration(seconds: float | None) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def span(seconds: float) -> str:
+    """Return a time span in its largest unit: 40s, 12m, 5h, 3d."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds / size:.0f}{unit}"
+    return f"{max(0.0, seconds):.0f}s"
+
+
+def _compact(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0, pad_edge=False)
+
+
+def _unit(unit: str) -> str:
+    return f"shard {unit}" if unit.isdigit() else unit
+
+
+def _short(count: int) -> str:
+    for size, unit in ((10**9, "G"), (10**6, "M"), (10**4, "k")):
+        if count >= size:
+            return f"{count / (10**3 if unit == 'k' else size):.1f}{unit}"
+    return f"{count:,}"
 
 
 def _rate(value: float | None) -> str:

@@ -63,12 +63,17 @@ class JobView:
 
 @dataclass(frozen=True)
 class WorkerView:
-    """A living worker, and what it has done since it began."""
+    """A living worker, and what it has done since it began.
 
+    `boot` tells it from others that had its name; it began at `since`, by Redis's clock.
+    """
+
+    boot: str
     worker: str
     host: str
     pid: int
     queues: str
+    since: float
     device: str
     model: str
     depth: int
@@ -81,8 +86,9 @@ class WorkerView:
 
 @dataclass(frozen=True)
 class QueueView:
-    """The whole queue."""
+    """The whole queue at Redis's time `now`."""
 
+    now: float
     jobs: tuple[JobView, ...]
     workers: tuple[WorkerView, ...]
     counters: dict[str, int] = field(default_factory=dict)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import pty
 import subprocess
 import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import pytest
 
-from helios_batch.queue.views import make_grid
-from helios_batch.report.queue import shard_grid
-from helios_batch.report.snapshot import Cell
 from tests.queue.test_kills import wait_for_a_holder
 from tests.support.fleet import Fleet
 
@@ -39,6 +37,7 @@ def test_a_job_and_its_worker_are_seen(fleet: Fleet) -> None:
     (worker,) = seen(fleet, "workers")  # type: ignore[misc]
     assert worker["worker"].startswith("solo@")
     assert worker["queues"] == "shards"
+    assert 0 <= fleet.jobs.now() - worker["since"] < 60
     watched = fleet.run("status", job_id, "--watch")
     assert watched.returncode == 0, watched.stderr
     lines = watched.stdout.splitlines()
@@ -69,6 +68,8 @@ def test_logs_and_errors(fleet: Fleet) -> None:
     job_id = fleet.submit(fleet.spec(per_shard=4))
     fleet.worker(HELIOS_MAX_DEATHS="1")
     fleet.wait_for_status(job_id, "done")
+    words = fleet.run("logs", job_id).stdout
+    assert "shard 0 is published, 4 rows" in words
     told = fleet.run("logs", job_id, "--follow", "--json").stdout.splitlines()
     kinds = [json.loads(line)["kind"] for line in told]
     assert kinds[0] == "created"
@@ -94,6 +95,15 @@ def test_errors_of_the_commands(fleet: Fleet) -> None:
     refused = fleet.run("status", HELIOS_REDIS_URL=wrong)
     assert (refused.returncode, "refused the user or password" in refused.stderr) == (1, True)
     assert "very-secret" not in refused.stderr + refused.stdout
+    flower = subprocess.run(
+        [sys.executable, "-m", "celery", "--app", "helios_batch.queue.celery_app", "report"],
+        env=fleet.environment(HELIOS_REDIS_URL=""),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (flower.returncode, "no Redis is named" in flower.stderr) == (1, True)
+    assert "Traceback" not in flower.stderr
     unknown = fleet.run("status", "feed")
     assert (unknown.returncode, "no job begins with 'feed'" in unknown.stderr) == (2, True)
 
@@ -116,17 +126,57 @@ def test_watch_ends_on_ctrl_c(fleet: Fleet) -> None:
     assert "Traceback" not in err
 
 
-@pytest.mark.parametrize("shards", [1, 59, 60, 61, 1_000_000])
-def test_the_grid_covers_every_shard(shards: int) -> None:
-    """At most 60 cells, whose shards are all shards; each state is counted where it is."""
-    grid = make_grid(shards, [0], {str(shards - 1)}, {"survey"}, [])
-    assert sum(cell.shards for cell in grid) == shards
-    assert len(grid) <= 60
-    assert grid[0].done == 1
-    assert grid[-1].held == 1
+def test_all_events_are_told(fleet: Fleet) -> None:
+    """A long story is told from its beginning, however many pages it takes."""
+    job_id = fleet.submit(fleet.spec(rows=8))
+    for unit in range(1500):
+        fleet.jobs.event(job_id, "published", unit=unit, rows=4)
+    told = [json.loads(line) for line in fleet.run("logs", job_id, "--json").stdout.splitlines()]
+    assert [event["kind"] for event in told] == ["created"] + ["published"] * 1500
 
 
-def test_cells_show_what_matters_most() -> None:
-    """Done, running, due again, sent, part done and untouched look different."""
-    cells = [Cell(2, 2), Cell(2, held=1), Cell(2, due=1), Cell(2, sent=1), Cell(4, 1), Cell(2)]
-    assert shard_grid(cells).plain == "█▶!·▒░"
+def test_examples_that_can_not_be_had_are_explained(fleet: Fleet) -> None:
+    """A folder out of reach or a damaged part does not hide the rest of what went wrong."""
+    folder = fleet.folder / "job"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": [None, "a", "b", "c", None]}), folder / "in.parquet")
+    job_id = fleet.submit(fleet.spec(per_shard=4))
+    fleet.worker()
+    fleet.wait_for_status(job_id, "done")
+    away = fleet.run("errors", job_id, HELIOS_OUTPUT_ROOTS="/nowhere")
+    assert (away.returncode, "is not under HELIOS_OUTPUT_ROOTS" in away.stdout) == (0, True)
+    fleet.parts()[1].write_bytes(b"junk")
+    found = seen(fleet, "errors", job_id)
+    assert isinstance(found, dict)
+    assert found["rows_by_code"] == {"null_prompt": 2}
+    assert [example["row"] for example in found["examples"]] == [0]
+    assert "damaged" in found["examples_problem"]
+
+
+def test_a_terminal_is_kept_up_to_date(fleet: Fleet) -> None:
+    """A shard that takes long is seen to grow older, though no row is finished meanwhile."""
+    job_id = fleet.submit(fleet.spec(rows=1, per_shard=1))
+    fleet.worker(HELIOS_STUB_SECONDS="3")
+    wait_for_a_holder(fleet, job_id)
+    ours, theirs = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", fleet.module, "status", job_id, "--watch"],
+        env=fleet.environment(COLUMNS="80", LINES="40", TERM="xterm"),
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    ) as watcher:
+        os.close(theirs)
+        shown = b""
+        while chunk := _read(ours):
+            shown += chunk
+        assert watcher.wait() == 0
+    os.close(ours)
+    assert shown.count(b"lease left") >= 3
+
+
+def _read(terminal: int) -> bytes:
+    try:
+        return os.read(terminal, 65536)
+    except OSError:  # how Linux tells that the other end is closed
+        return b""

@@ -154,7 +154,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> set[str]:
         types = {field.name: str(field.type) for field in fields(view) if field.default is MISSING}
         return view(**{name: kinds.get(kind) for name, kind in types.items()})
 
-    view = QueueView((made(JobView),), (made(WorkerView),))
+    view = QueueView(0.0, (made(JobView),), (made(WorkerView),))
     monkeypatch.setattr(metrics, "view_queue", lambda jobs: view)
     jobs: Any = SimpleNamespace(client=SimpleNamespace(llen=lambda key: 1), keys=Keys("x"))
     registry = CollectorRegistry()

@@ -42,7 +42,7 @@ def status(
             view = _look(queue, job)
             _print_json(asdict(view), indent=2) if as_json else _print(_render(view))
         elif as_json:
-            for view in _changes(queue, job):
+            for view in _views(queue, job):
                 _print_json(asdict(view))
         else:
             _watch(queue, job)
@@ -54,11 +54,11 @@ def workers(redis: RedisUrl = None, as_json: AsJson = False) -> None:
     from helios_batch.report.queue import workers_table
 
     with open_queue(redis) as (_, jobs):
-        found = view_workers(jobs)
+        found, now = view_workers(jobs), jobs.now()
     if as_json:
         _print_json([asdict(worker) for worker in found], indent=2)
     else:
-        _print(workers_table(found))
+        _print(workers_table(found, now))
 
 
 def logs(
@@ -71,29 +71,32 @@ def logs(
     from helios_batch.queue import control
 
     with open_queue(redis) as (_, jobs), _until_interrupted("logs"):
-        job_id, after = control.find(jobs, job).job.id, "-"
+        job_id, after, ended = control.find(jobs, job).job.id, "0-0", not follow
         while True:
-            state = control.find(jobs, job_id)
-            for event in jobs.events(job_id, after):
-                after = event["id"]
-                _print_json(event) if as_json else typer.echo(_event_line(event))
-            if not follow or not state.live:
+            while events := jobs.events(job_id, after):
+                after = events[-1]["id"]
+                for event in events:
+                    _print_json(event) if as_json else typer.echo(_event_line(event))
+            if ended:
                 return
             time.sleep(_REFRESH_SECONDS)
+            # one more look after the end: its event is written after the status
+            ended = not control.find(jobs, job_id).live
 
 
 def errors(job: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
     """Show what went wrong in a job: attempts that failed, and rows with errors."""
     from helios_batch.queue import control
-    from helios_batch.queue.examples import failed_rows
+    from helios_batch.queue.examples import Examples, failed_rows
 
     with open_queue(redis) as (settings, jobs):
         state = control.find(jobs, job)
         events = [e for e in jobs.events(state.job.id, count=5000) if e["kind"] in _TROUBLE]
-        examples = failed_rows(state, settings, _EXAMPLES) if state.error_rows else []
+        examples = failed_rows(state, settings, _EXAMPLES) if state.error_rows else Examples([])
     if as_json:
         data = {"error": state.error, "attempts": events, "rows_by_code": state.error_rows}
-        _print_json(data | {"examples": examples}, indent=2)
+        data |= {"examples": examples.rows, "examples_problem": examples.problem}
+        _print_json(data, indent=2)
         return
     if state.error:
         typer.echo(f"job {state.job.id} {state.status}: {state.error}")
@@ -101,8 +104,10 @@ def errors(job: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
         typer.echo(_event_line(event))
     for code, count in sorted(state.error_rows.items()):
         typer.echo(f"{count} rows: {code}")
-    for example in examples:
+    for example in examples.rows:
         typer.echo(f"  {example['file']} row {example['row']}: {example['message']}")
+    if examples.problem:
+        typer.echo(f"  no more examples: {examples.problem}")
     if not (state.error or events or state.error_rows):
         typer.echo("nothing went wrong")
 
@@ -116,15 +121,11 @@ def _look(queue: Queue, job: str | None) -> JobView | QueueView:
     return view_job(queue.jobs, control.find(queue.jobs, job))
 
 
-def _changes(queue: Queue, job: str | None) -> Iterator[JobView | QueueView]:
-    """Yield what is there whenever it has changed, until the job has ended."""
-    shown: Any = None
+def _views(queue: Queue, job: str | None) -> Iterator[JobView | QueueView]:
+    """Yield what is there, again and again until the job has ended."""
     while True:
         view = _look(queue, job)
-        progress = _progress(view)
-        if progress != shown:
-            shown = progress
-            yield view
+        yield view
         if job is not None and getattr(view, "status", "") in ("done", "failed", "cancelled"):
             return
         time.sleep(_REFRESH_SECONDS)
@@ -147,10 +148,14 @@ def _watch(queue: Queue, job: str | None) -> None:
     console = Console()
     if console.is_terminal:
         with Live(console=console, auto_refresh=False) as live:
-            for view in _changes(queue, job):
+            for view in _views(queue, job):
                 live.update(_render(view), refresh=True)
         return
-    for view in _changes(queue, job):
+    shown: Any = None
+    for view in _views(queue, job):
+        if (progress := _progress(view)) == shown:
+            continue
+        shown = progress
         for each in (view,) if isinstance(view, JobView) else view.jobs:
             typer.echo(job_line(each))
 
@@ -164,15 +169,15 @@ def _render(view: JobView | QueueView) -> RenderableType:
     if isinstance(view, JobView):
         return job_panel(view)
     refused = view.counters.get("refused_messages", 0)
-    return Group(jobs_table(view.jobs), workers_table(view.workers), f"messages refused: {refused}")
+    tables = jobs_table(view.jobs, view.now), workers_table(view.workers, view.now)
+    return Group(*tables, f"messages refused: {refused}")
 
 
 def _event_line(event: dict[str, str]) -> str:
+    from helios_batch.report.events import event_words
     from helios_batch.report.queue import moment
 
-    when = moment(int(event["id"].split("-")[0]) / 1000)
-    rest = {name: text for name, text in event.items() if name not in ("id", "kind") and text}
-    return f"{when} {event['kind']} " + " ".join(f"{name}={text}" for name, text in rest.items())
+    return f"{moment(int(event['id'].split('-')[0]) / 1000)} {event_words(event)}"
 
 
 def _print(what: RenderableType) -> None:
