@@ -28,9 +28,6 @@ def _not_built(what: str) -> ValueError:
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
-_Path = Annotated[str, Field(min_length=1)]
-
-
 class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -41,7 +38,7 @@ class InputSpec(_Section):
     `path` is a file, a folder, a glob or a URL, or a list of them, read in the order given.
     """
 
-    path: _Path | tuple[_Path, ...]
+    path: str | tuple[str, ...]
     columns: tuple[str, ...] | None = None
 
     @property
@@ -52,11 +49,11 @@ class InputSpec(_Section):
     @field_validator("path", mode="before")
     @classmethod
     def _path_or_list(cls, value: object) -> object:
-        if isinstance(value, list):
-            if not value or len(set(map(str, value))) != len(value):
-                raise ValueError("write a path, or a list of one path or more, each once")
-            return tuple(value)
-        return value
+        paths = tuple(value) if isinstance(value, list | tuple) else (value,)
+        named = all(isinstance(path, str) and path for path in paths)
+        if not paths or not named or len(set(paths)) < len(paths):
+            raise ValueError("write a path, or a list of one path or more, each once")
+        return value if isinstance(value, str) else paths
 
     @field_validator("columns", mode="before")
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 from bisect import bisect_right
 from dataclasses import dataclass
@@ -126,13 +127,14 @@ def open_input(*paths: str) -> InputTable:
             )
         for place_path in found:
             name = place.prefix + place_path
-            if name in opened:
+            where = name if "://" in name else os.path.abspath(name)  # noqa: PTH100 - keeps links
+            if where in opened:
                 raise InputError(
                     "the file is reached twice",
                     where=f"{name}, through {_without_secrets(path)}",
                     fix="leave out the path that names it again",
                 )
-            opened[name] = _open_file(place.filesystem, place_path, name)
+            opened[where] = _open_file(place.filesystem, place_path, name)
         if folder and isinstance(place.filesystem, fs.LocalFileSystem):
             folders.append(Path(folder))
     files = tuple(opened.values())
@@ -145,6 +147,15 @@ def open_input(*paths: str) -> InputTable:
                 fix="give files of one schema, or write them anew with one",
             )
     return InputTable(files, schema, tuple(folders))
+
+
+def has_files(*paths: str) -> bool:
+    """Whether any of the paths leads to a file that `open_input` would open.
+
+    Raises:
+        InputError: they can't be looked up.
+    """
+    return any(_look_up(path)[1] for path in paths)
 
 
 def local_files(path: str) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from itertools import takewhile
+from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
 from helios_batch.errors import QueueUsageError
+
+_FIELDS = 5
 
 
 def check_cron(cron: str, zone: str) -> None:
@@ -26,6 +27,8 @@ def check_cron(cron: str, zone: str) -> None:
             fix="give a name of the IANA database, such as UTC or Europe/Zurich",
         ) from None
     try:
+        if len(cron.split()) != _FIELDS:
+            raise CronSimError("a sixth field would be seconds")
         next(CronSim(cron, datetime.now(place)))
     except (CronSimError, StopIteration):
         raise QueueUsageError(
@@ -37,7 +40,9 @@ def check_cron(cron: str, zone: str) -> None:
 
 def next_fire(cron: str, zone: str, after: datetime) -> datetime:
     """Return the first fire time after a moment, in UTC."""
-    return next(CronSim(cron, after.astimezone(ZoneInfo(zone)))).astimezone(UTC)
+    fires = (fire.astimezone(UTC) for fire in CronSim(cron, after.astimezone(ZoneInfo(zone))))
+    # in an hour that a night has twice, the simulation steps back into the first of the two
+    return next(fire for fire in fires if fire > after)
 
 
 def due_fire(cron: str, zone: str, after: datetime, now: datetime) -> datetime | None:
@@ -45,17 +50,14 @@ def due_fire(cron: str, zone: str, after: datetime, now: datetime) -> datetime |
 
     Of several that were missed only the last is due.
     """
-    first = next_fire(cron, zone, after)
-    if first > now:
+    if next_fire(cron, zone, after) > now:
         return None
-    # look from the end: a schedule that was asleep for a year may have missed half a million
-    end = now.astimezone(ZoneInfo(zone))
-    backwards = CronSim(cron, end.replace(microsecond=0), reverse=True)
-    exact = list(takewhile(lambda fire: fire <= now, CronSim(cron, _just_before(end))))
-    last = exact[-1] if exact else next(backwards)
-    return max(first, last.astimezone(UTC))
-
-
-def _just_before(moment: datetime) -> datetime:
-    """Return the end of the minute before: a simulation looks at times after its start."""
-    return datetime.fromtimestamp(moment.timestamp() // 60 * 60 - 1, moment.tzinfo)
+    # halve the time in question: a schedule asleep for a year may have missed half a million
+    end = now
+    while end - after > timedelta(seconds=1):
+        middle = after + (end - after) / 2
+        if next_fire(cron, zone, middle) > now:
+            end = middle
+        else:
+            after = middle
+    return next_fire(cron, zone, after)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from helios_batch.crashpoint import crashpoint
-from helios_batch.data.source import InputFile
+from helios_batch.data.output import OutputFolder
+from helios_batch.data.publish import revoke
+from helios_batch.data.source import has_files
+from helios_batch.errors import OutputError
 from helios_batch.job import prepare
+from helios_batch.queue.fire_lock import FireLock
 from helios_batch.queue.jobs import JobTable
+from helios_batch.queue.mirror import restore
 from helios_batch.queue.roots import check_spec
 from helios_batch.queue.schedules import Schedule, ScheduleTable
 from helios_batch.queue.settings import QueueSettings
-from helios_batch.queue.submission import submit
+from helios_batch.queue.submission import job_id, submit
 from helios_batch.spec import JobSpec
 from helios_batch.spec_file import parse_spec
 
@@ -26,60 +31,102 @@ def fire(schedule: Schedule, time: datetime, jobs: JobTable, settings: QueueSett
 
     The fire time names the job's output folder and so the job: firing again, after a crash or
     beside another process, finds the same one. What earlier runs have taken is read off their own
-    `_job.json`; a run that failed or was cancelled has taken nothing.
+    `_job.json`; a run that failed or was cancelled has taken its files if it has published any of
+    them, for then another run would do them twice: `retry` completes it.
 
     Raises:
-        UsageError: the spec, its input or model can't be used.
+        UsageError: the spec, its input or model can't be used, or another fire is under way.
+        CommitRefused: the lock was lost; nothing was submitted.
     """
+    table = ScheduleTable(jobs)
+    with FireLock(jobs, schedule.name, settings.lease) as lock:
+        table.tried(schedule.name, time)
+        crashpoint("fire.claimed")
+        try:
+            result = _submit(schedule, time, jobs, settings, lock.confirm)
+        except Exception as exc:
+            what = str(exc).partition("\n")[0]
+            table.note(schedule.name, time, f"failed: {what}")
+            raise
+        crashpoint("fire.submitted")
+        table.fired(schedule.name, time, result)
+    return result
+
+
+def _submit(
+    schedule: Schedule,
+    time: datetime,
+    jobs: JobTable,
+    settings: QueueSettings,
+    confirm: Callable[[], None],
+) -> str:
+    spec = parse_spec(schedule.spec, f"schedule {schedule.name}")
+    check_spec(spec, settings)
     folder = schedule.folder / f"run-{time.astimezone(UTC):%Y%m%dT%H%M%SZ}"
-    crashpoint("fire.claimed")
-    record = _record(folder)
-    if record is not None:
-        spec = parse_spec(record["spec"], str(folder))
-        check_spec(spec, settings)
-    else:
-        spec = parse_spec(schedule.spec, f"schedule {schedule.name}")
-        check_spec(spec, settings)
-        new = _new_files(spec, schedule.folder)
-        if not new:
-            ScheduleTable(jobs).fired(schedule.name, time, NOTHING_NEW)
-            return NOTHING_NEW
-        spec = spec.model_copy(
-            update={
-                "input": spec.input.model_copy(update={"path": tuple(f.name for f in new)}),
-                "output": spec.output.model_copy(update={"path": str(folder)}),
-            }
-        )
-    submitted = submit(spec, jobs, queue=schedule.queue, priority=schedule.priority)
-    crashpoint("fire.submitted")
-    ScheduleTable(jobs).fired(schedule.name, time, submitted.id)
+    runs = _runs(schedule.folder, jobs)
+    if folder in runs:
+        return job_id(runs[folder]["fingerprint"], str(folder))
+    new = _new_files(spec, [record for run, record in runs.items() if _has_taken(run, record)])
+    if not new:
+        return NOTHING_NEW
+    run = spec.model_copy(
+        update={
+            "input": spec.input.model_copy(update={"path": new}),
+            "output": spec.output.model_copy(update={"path": str(folder)}),
+        }
+    )
+    submitted = submit(run, jobs, queue=schedule.queue, priority=schedule.priority, confirm=confirm)
     return submitted.id
 
 
-def _new_files(spec: JobSpec, folder: Path) -> list[InputFile]:
-    """Return the input files whose contents no run under `folder` has taken for the same work."""
+def _runs(folder: Path, jobs: JobTable) -> dict[Path, dict[str, Any]]:
+    """Return what the runs' `_job.json` say, by folder.
+
+    A fire that was killed or lost its lock may have left a run: one that is about to begin is
+    stopped, and one that began and was not queued is queued.
+
+    Raises:
+        OutputError: one of the files can't be read.
+    """
+    found = {}
+    for run in sorted(folder.glob("run-*")):
+        output = OutputFolder(str(run))
+        if (record := output.read_record()) is None:
+            revoke(run, "_job.json")
+            record = output.read_record()
+        if record is None:
+            continue
+        if not record.keys() >= {"status", "identity"}:
+            raise OutputError(
+                "_job.json is of another version",
+                where=str(run),
+                fix="move that folder away; its files are then new again",
+            )
+        restore(run, jobs)
+        found[run] = record
+    return found
+
+
+def _new_files(spec: JobSpec, runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the input files whose contents no run has taken for the same work."""
+    if not has_files(*spec.input.paths):
+        return ()
     job = prepare(spec)
     work = _work(spec.identity(), job.model.digest)
     taken = {
         file["content"]
-        for run in folder.glob("run-*")
-        if (record := _record(run)) is not None
-        and record.get("status") not in ("failed", "cancelled")
-        and _work(record["identity"]["spec"], record["identity"]["model"]) == work
-        for file in record["identity"]["input"]
+        for run in runs
+        if _work(run["identity"]["spec"], run["identity"]["model"]) == work
+        for file in run["identity"]["input"]
     }
-    return [file for file in job.table.files if file.content_digest() not in taken]
+    return tuple(file.name for file in job.table.files if file.content_digest() not in taken)
+
+
+def _has_taken(run: Path, record: dict[str, Any]) -> bool:
+    return record["status"] not in ("failed", "cancelled") or any(run.glob("part-*.parquet"))
 
 
 def _work(identity: dict[str, Any], model: str) -> dict[str, Any]:
     """Return what is done to a file, whichever it is."""
     inputs = {key: value for key, value in identity["input"].items() if key != "path"}
     return identity | {"input": inputs, "model": model}
-
-
-def _record(folder: Path) -> dict[str, Any] | None:
-    try:
-        record = json.loads((folder / "_job.json").read_text(encoding="utf-8"))
-        return record if "identity" in record and "spec" in record else None
-    except (OSError, ValueError, TypeError):
-        return None

@@ -89,6 +89,19 @@ class Keys:
         """Hash of schedules by name."""
         return f"{self.prefix}:schedules"
 
+    @property
+    def last_fires(self) -> str:
+        """Hash of the latest fire by schedule."""
+        return f"{self.schedules}:last"
+
+    def history(self, schedule: str) -> str:
+        """Capped stream of what a schedule's fires came to."""
+        return f"{self.schedules}:history:{schedule}"
+
+    def fire(self, schedule: str, seconds: int) -> str:
+        """Is there while a fire is not to be tried again; its time is in seconds since 1970."""
+        return f"{self.prefix}:fire:{schedule}:{seconds}"
+
     def worker(self, boot: str) -> str:
         """Hash of one worker; it expires when the worker is gone."""
         return f"{self.prefix}:worker:{boot}"

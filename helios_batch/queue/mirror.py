@@ -64,18 +64,21 @@ def rebuild(jobs: JobTable, settings: QueueSettings) -> list[str]:
 
     Jobs that Redis knows are left as they are.
     """
-    found = []
-    for folder in _folders(settings, "_job.json"):
-        record = _read(folder)
-        job = _queued_job(record, settings.prefix) if record is not None else None
-        if record is None or job is None or jobs.get(job.id) is not None:
-            continue
-        jobs.submit(job)
-        if record["status"] == "paused":
-            jobs.set_status(job.id, "paused", ("queued", "running"))
-        jobs.event(job.id, "rebuilt", folder=str(folder))
-        found.append(job.id)
-    return found
+    folders = _folders(settings, "_job.json")
+    return [job_id for folder in folders if (job_id := restore(folder, jobs)) is not None]
+
+
+def restore(folder: Path, jobs: JobTable) -> str | None:
+    """Put the living job of an output folder back into Redis; return its id if that was news."""
+    record = _read(folder)
+    job = _queued_job(record, jobs.keys.prefix) if record is not None else None
+    if record is None or job is None or jobs.get(job.id) is not None:
+        return None
+    jobs.submit(job)
+    if record["status"] == "paused":
+        jobs.set_status(job.id, "paused", ("queued", "running"))
+    jobs.event(job.id, "rebuilt", folder=str(folder))
+    return job.id
 
 
 def rebuild_schedules(jobs: JobTable, settings: QueueSettings) -> list[str]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
-from helios_batch.data.publish import publish
-from helios_batch.errors import QueueUsageError
+from helios_batch.data.output import OutputFolder
+from helios_batch.data.publish import publish, remove_if_empty
+from helios_batch.errors import OutputError, QueueUsageError
 from helios_batch.queue.cron import check_cron
 from helios_batch.queue.jobs import JobTable
 from helios_batch.queue.settings import DEFAULT_QUEUE
 
 SCHEDULE_FILE = "_schedule.json"
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
+_WEEK = 7 * 24 * 3600
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,22 @@ class Schedule:
     spec: dict[str, Any]
     queue: str = DEFAULT_QUEUE
     priority: int = 0
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Return the schedule that `asdict` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError, QueueUsageError: it is none.
+        """
+        found = cls(
+            *(str(data["name"]), str(data["cron"]), str(data["zone"]), dict(data["spec"])),
+            *(str(data["queue"]), int(data["priority"])),
+        )
+        check_name(found.name)
+        check_cron(found.cron, found.zone)
+        str(found.spec["output"]["path"])
+        return found
 
     @property
     def folder(self) -> Path:
@@ -52,9 +72,12 @@ class ScheduleTable:
         """Keep a schedule; its first fire is the next one from now.
 
         Raises:
-            QueueUsageError: cron or zone are wrong, or the name stands for another schedule.
+            UsageError: name, cron or zone are wrong, the name stands for another schedule, or the
+                output folder is not free.
         """
+        check_name(schedule.name)
         check_cron(schedule.cron, schedule.zone)
+        _check_folder(schedule)
         known = self.get(schedule.name)
         if known is not None and known != schedule and not replace:
             raise QueueUsageError(
@@ -63,6 +86,8 @@ class ScheduleTable:
                 fix="choose another name, or give --replace",
             )
         write_file(schedule, self._keys.prefix)
+        if known is not None and known.folder != schedule.folder:
+            _remove_file(known)
         self._put(schedule)
 
     def restore(self, schedule: Schedule) -> bool:
@@ -74,29 +99,31 @@ class ScheduleTable:
 
     def _put(self, schedule: Schedule) -> None:
         last = {"time": round(self._jobs.now()), "result": "added"}
-        self._client.hsetnx(f"{self._keys.schedules}:last", schedule.name, json.dumps(last))
+        self._client.hsetnx(self._keys.last_fires, schedule.name, json.dumps(last))
         self._client.hset(self._keys.schedules, schedule.name, json.dumps(asdict(schedule)))
 
     def get(self, name: str) -> Schedule | None:
-        """Return a schedule, or None."""
+        """Return a schedule; None if there is none that can be read."""
         found = self._client.hget(self._keys.schedules, name)
-        return None if found is None else Schedule(**json.loads(found))
+        return None if found is None else _read(name, found)
 
     def all(self) -> list[Schedule]:
-        """Return the schedules by name."""
+        """Return the schedules by name, without what can't be read."""
         found = self._client.hgetall(self._keys.schedules)
-        return [Schedule(**json.loads(found[name])) for name in sorted(found)]
+        read = (_read(name, found[name]) for name in sorted(found))
+        return [schedule for schedule in read if schedule is not None]
 
     def remove(self, name: str) -> None:
         """Forget a schedule; what it has submitted goes on.
 
         Raises:
             QueueUsageError: there is none of that name.
+            OutputError: its file can't be removed; nothing has changed.
         """
-        schedule = self.find(name)
-        (schedule.folder / SCHEDULE_FILE).unlink(missing_ok=True)
+        _remove_file(self.find(name))
         self._client.hdel(self._keys.schedules, name)
-        self._client.hdel(f"{self._keys.schedules}:last", name)
+        self._client.hdel(self._keys.last_fires, name)
+        self._client.delete(self._keys.history(name))
 
     def find(self, name: str) -> Schedule:
         """Return a schedule.
@@ -115,23 +142,93 @@ class ScheduleTable:
 
     def last(self, name: str) -> LastFire:
         """Return the latest fire, or when the schedule was added."""
-        found = json.loads(self._client.hget(f"{self._keys.schedules}:last", name) or "{}")
+        found = json.loads(self._client.hget(self._keys.last_fires, name) or "{}")
         return LastFire(datetime.fromtimestamp(found.get("time", 0), UTC), found.get("result", ""))
 
     def fired(self, name: str, time: datetime, result: str) -> None:
-        """Note what a fire came to; an older fire's note changes nothing."""
+        """Note what a fire came to; it is done. An older fire's note changes the history only."""
         if time >= self.last(name).time:
             note = json.dumps({"time": round(time.timestamp()), "result": result})
-            self._client.hset(f"{self._keys.schedules}:last", name, note)
+            self._client.hset(self._keys.last_fires, name, note)
+        self.note(name, time, result)
 
-    def attempt(self, name: str, time: datetime, seconds: float) -> int:
-        """Claim a fire for some seconds; return how often it was tried, 0 if another one tries."""
-        key = f"{self._keys.prefix}:fire:{name}:{round(time.timestamp())}"
-        if not self._client.set(key, "1", nx=True, px=round(seconds * 1000)):
-            return 0
-        tries = self._client.incr(f"{key}:tries")
-        self._client.expire(f"{key}:tries", 7 * 24 * 3600)
-        return int(tries)
+    def note(self, name: str, time: datetime, result: str) -> None:
+        """Note in the history what a fire, or a try at it, came to; the same is not said twice."""
+        entry: dict[Any, Any] = {"time": time.astimezone(UTC).isoformat(), "result": result}
+        if entry not in self.history(name):
+            self._client.xadd(self._keys.history(name), entry, maxlen=100, approximate=True)
+
+    def history(self, name: str, count: int = 10) -> list[dict[str, str]]:
+        """Return the latest notes, the last one first: `time` and `result`."""
+        return [entry for _, entry in self._client.xrevrange(self._keys.history(name), count=count)]
+
+    def may_try(self, name: str, time: datetime, pause: float) -> bool:
+        """Whether to try a fire: no other of the schedule is under way, and no try was just begun.
+
+        Says yes to one asker in `pause` seconds.
+        """
+        if self._client.exists(self._keys.lock(f"fire:{name}")):
+            return False
+        key = self._keys.fire(name, round(time.timestamp()))
+        return bool(self._client.set(key, "1", nx=True, px=round(pause * 1000)))
+
+    def tried(self, name: str, time: datetime) -> None:
+        """Count a try at a fire that has begun."""
+        key = f"{self._keys.fire(name, round(time.timestamp()))}:tries"
+        self._client.incr(key)
+        self._client.expire(key, _WEEK)
+
+    def tries(self, name: str, time: datetime) -> int:
+        """Return how often a fire was begun."""
+        return int(self._client.get(f"{self._keys.fire(name, round(time.timestamp()))}:tries") or 0)
+
+
+def check_name(name: str) -> None:
+    """Check a schedule's name.
+
+    Raises:
+        QueueUsageError: it is not usable.
+    """
+    if not _NAME.fullmatch(name):
+        raise QueueUsageError(
+            f"a schedule can't be named {name!r:.80}",
+            where="NAME",
+            fix="use up to 64 letters, digits, and any of . _ - after the first",
+        )
+
+
+def _check_folder(schedule: Schedule) -> None:
+    job = OutputFolder(schedule.spec["output"]["path"]).read_record()
+    try:
+        found = json.loads((schedule.folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
+        other = found["name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        other = schedule.name
+    if job or other != schedule.name:
+        raise QueueUsageError(
+            f"the output folder is of {'a job' if job else f'the schedule {other!r:.80}'}",
+            where=f"output.path, {schedule.folder}",
+            fix="choose another folder: each run of a schedule makes one in it",
+        )
+
+
+def _remove_file(schedule: Schedule) -> None:
+    try:
+        (schedule.folder / SCHEDULE_FILE).unlink(missing_ok=True)
+    except OSError as exc:
+        raise OutputError(
+            f"the schedule's file can't be removed: {exc}",
+            where=str(schedule.folder / SCHEDULE_FILE),
+            fix="change its folder's permissions",
+        ) from None
+
+
+def _read(name: str, text: str) -> Schedule | None:
+    try:
+        found = Schedule.from_json(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError, QueueUsageError):
+        return None
+    return found if found.name == name else None
 
 
 def write_file(schedule: Schedule, prefix: str) -> None:
@@ -146,16 +243,15 @@ def write_file(schedule: Schedule, prefix: str) -> None:
         file.write(text.encode())
 
     publish(schedule.folder / SCHEDULE_FILE, write, replace=True)
+    remove_if_empty(schedule.folder)
 
 
 def read_file(folder: Path, prefix: str) -> Schedule | None:
     """Return the schedule of this queue whose runs a folder holds, if it holds one."""
     try:
         data = json.loads((folder / SCHEDULE_FILE).read_text(encoding="utf-8"))
-        if data.pop("prefix") != prefix:
-            return None
-        schedule = Schedule(**data)
-        check_cron(schedule.cron, schedule.zone)
+        schedule = Schedule.from_json(data)
+        mine = data["prefix"] == prefix and schedule.folder.resolve() == folder.resolve()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, QueueUsageError):
         return None
-    return schedule
+    return schedule if mine else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,13 +27,19 @@ class Submitted:
 
 
 def submit(
-    spec: JobSpec, jobs: JobTable, *, queue: str = DEFAULT_QUEUE, priority: int = 0
+    spec: JobSpec,
+    jobs: JobTable,
+    *,
+    queue: str = DEFAULT_QUEUE,
+    priority: int = 0,
+    confirm: Callable[[], None] = lambda: None,
 ) -> Submitted:
     """Check a job, make its output folder its own, and queue it.
 
     The id is made from what the job computes and where it writes: trying again, after a crash at
     any point too, finds the same job. One that has ended is opened again, and only what is
-    missing is run.
+    missing is run. `confirm` is called just before the folder becomes the job's; what it raises
+    refuses the job.
 
     Raises:
         UsageError: the job can't be run; nothing was written.
@@ -45,10 +52,11 @@ def submit(
     if known is not None and known.live:
         return _submitted(queued, known.status)
     record = job.record() | {"status": "queued"} | queue_note(queued, jobs.keys.prefix)
-    if job.output.read_record() is None:
-        job.output.claim(record)
+    output = job.output.guarded(confirm)
+    if output.read_record() is None:
+        output.claim(record)
     else:
-        job.output.record(record, success=False)
+        output.record(record, success=False)
     crashpoint("submit.claimed")
     state = jobs.submit(queued)
     crashpoint("submit.queued")

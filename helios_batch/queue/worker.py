@@ -85,7 +85,8 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
     jobs = JobTable(client, Keys(settings.prefix))
     if options.metrics_port is not None:
         serve_metrics(settings, boot, options.metrics_host, options.metrics_port)
-    housekeeper = Housekeeper(settings, jobs, boot, facts, (Beat(jobs).tick,))
+    beat = Beat(settings, jobs)
+    housekeeper = Housekeeper(settings, jobs, boot, facts, (beat.tick,))
     on_shutdown = _hand_back_after(settings.soft_shutdown, worker)
     worker_shutting_down.connect(on_shutdown)
     housekeeper.start()
@@ -96,6 +97,7 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
         for pid in _pool_pids(worker):
             _signal(pid, signal.SIGKILL)
         housekeeper.stop()
+        beat.stop()
         try:
             release_all(LeaseTable(client, jobs.keys, settings.lease), jobs, boot)
         except redis.RedisError as exc:

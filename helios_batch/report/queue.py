@@ -65,7 +65,7 @@ def workers_table(workers: Sequence[WorkerView], now: float) -> Table:
 
 def schedules_table(schedules: Sequence[Mapping[str, str]]) -> Table:
     """Return one line for each schedule, from its values by column."""
-    columns = ("name", "cron", "tz", "next", "last", "result", "output")
+    columns = ("name", "cron", "tz", "next", "last", "result", "input", "output")
     table = Table(*columns, title="schedules")
     for schedule in schedules:
         table.add_row(*(escape(schedule[column]) for column in columns))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from helios_batch.data import source
 from helios_batch.data.reader import RowReader
-from helios_batch.data.source import InputTable, open_input
+from helios_batch.data.source import InputTable, has_files, open_input
 from helios_batch.errors import InputError, ReadError
 from tests.support.parquet import write_rows
 
@@ -45,6 +45,21 @@ def test_files_folders_and_globs(folder: Path) -> None:
     absolute = str(folder / "in")
     assert names(absolute) == [f"{folder}/{name}" for name in everything]
     assert names(f"{absolute}/*.parquet") == [f"{folder}/{name}" for name in everything[:2]]
+
+
+def test_lists_of_paths(folder: Path) -> None:
+    """Several paths are one table in the order given; what two of them reach is an error."""
+    files = open_input("in/b.parquet", "in/a.parquet").files
+    assert [file.name for file in files] == ["in/b.parquet", "in/a.parquet"]
+    for other in ("in/a.parquet", "in/*.parquet", "in/deep/../a.parquet", f"{folder}/in/a.parquet"):
+        with pytest.raises(InputError, match="reached twice"):
+            open_input("in/a.parquet", other)
+    with pytest.raises(InputError, match="no Parquet file") as caught:
+        open_input("in/a.parquet", "absent")
+    assert caught.value.where == "absent"
+    assert open_input("in/*.parquet", "in/deep").folders == (Path("in/deep"),)
+    assert has_files("absent", "in")
+    assert not has_files("absent", "in/*.csv")
 
 
 def test_urls(folder: Path) -> None:

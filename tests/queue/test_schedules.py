@@ -49,6 +49,12 @@ def fire(fleet: Fleet, time: str = FIRE, **changes: str) -> str:
     return done.stdout.strip().rpartition(" ")[2]
 
 
+def wait_for_no_fire(fleet: Fleet) -> None:
+    """Wait until the lock of a fire that was killed or stopped has run out."""
+    lock = fleet.jobs.keys.lock("fire:nightly")
+    wait_for(lambda: not fleet.jobs.client.exists(lock), "the lock to run out")
+
+
 def names(output: Path) -> list[str]:
     """Return the file names of all labelled rows, in order of runs."""
     table = ds.dataset(sorted(map(str, output.glob("run-*/*.parquet")))).to_table()
@@ -72,7 +78,7 @@ def test_only_what_is_new_is_labelled(fleet: Fleet) -> None:
 
 
 def test_a_cancelled_run_has_taken_nothing(fleet: Fleet) -> None:
-    """What a stopped run left undone is new to the next one."""
+    """What a run did not begin is new to the next one."""
     make_schedule(fleet)
     first = fire(fleet)
     assert fleet.run("cancel", first).returncode == 0
@@ -87,6 +93,7 @@ def test_a_fire_that_is_killed_and_repeated(fleet: Fleet, point: str) -> None:
     make_schedule(fleet)
     killed = fleet.run("schedule", "fire", "nightly", FIRE, HELIOS_CRASHPOINT=point)
     assert killed.returncode == -9
+    wait_for_no_fire(fleet)
     job_id = fire(fleet)
     assert fleet.jobs.ids() == [job_id]
     assert fleet.state(job_id).job.rows == 16
@@ -159,3 +166,16 @@ def test_run_now_and_what_is_refused(fleet: Fleet) -> None:
     ):
         refused = fleet.run("schedule", "add", *options)
         assert (refused.returncode, problem in refused.stderr) == (2, True), refused.stderr
+
+
+def test_a_cancelled_run_that_published_keeps_its_files(fleet: Fleet) -> None:
+    """Another run would label their rows twice; `retry` completes the first."""
+    output = make_schedule(fleet)
+    fleet.worker(HELIOS_STUB_SECONDS="0.2")
+    first = fire(fleet)
+    wait_for(lambda: list(output.glob("run-*/part-*.parquet")), "a part")
+    assert fleet.run("cancel", first).returncode == 0
+    assert fire(fleet, LATER).endswith("new")
+    assert fleet.run("retry", first).returncode == 0
+    fleet.wait_for_status(first, "done")
+    assert names(output) == [f"{file}{row}" for file in "ab" for row in range(8)]

@@ -33,6 +33,29 @@ def test_what_is_due_is_the_last_that_was_missed(
         assert due_fire(cron, zone, due, now) is None
 
 
+NIGHTS = st.sampled_from([(3, 29), (10, 25)]).map(lambda day: datetime(2026, *day, tzinfo=UTC))
+
+
+@given(st.one_of(CRONS, st.integers(0, 59).map("{} 2 * * *".format)), NIGHTS, st.integers(0, 14400))
+def test_the_next_is_later_when_clocks_change(cron: str, night: datetime, second: int) -> None:
+    """In an hour that a night has twice, or not at all, too."""
+    after = night + timedelta(seconds=second)
+    assert next_fire(cron, "Europe/Zurich", after) > after
+    assert due_fire(cron, "Europe/Zurich", after, after) is None
+
+
+def test_an_hour_that_a_night_has_twice() -> None:
+    """A time in it fires once, also if the schedule is added in the second one."""
+    first = datetime(2026, 10, 25, 0, 45, tzinfo=UTC)
+    eve = datetime(2026, 10, 24, 12, tzinfo=UTC)
+    assert next_fire("45 2 * * *", "Europe/Zurich", eve) == first
+    later = datetime(2026, 10, 26, 1, 45, tzinfo=UTC)
+    for hours in (0, 1):
+        after = first + timedelta(hours=hours, minutes=-15 * hours)
+        assert next_fire("45 2 * * *", "Europe/Zurich", after) == later
+        assert due_fire("45 2 * * *", "Europe/Zurich", after, later - timedelta(1)) is None
+
+
 def test_daylight_saving() -> None:
     """A time that a night leaves out is made up for; a local time stays where clocks show it."""
     eve = datetime(2026, 3, 28, 12, tzinfo=UTC)
@@ -46,6 +69,7 @@ def test_daylight_saving() -> None:
     ("cron", "zone", "problem"),
     [
         ("0 2 * *", "UTC", "no cron expression"),
+        ("0 0 2 * * *", "UTC", "no cron expression"),
         ("61 2 * * *", "UTC", "no cron expression"),
         ("0 0 30 2 *", "UTC", "no cron expression"),
         ("0 2 * * *", "Europe/Zuerich", "unknown time zone"),

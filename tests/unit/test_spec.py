@@ -87,6 +87,11 @@ def test_yaml_merge_keys(tmp_path: Path) -> None:
 WRONG = [
     ({"nmae": 1}, "nmae: unknown key", "name, input, prompt"),
     ({"input": {"path": "x", "column": ["a"]}}, "input.column: unknown key", "path, columns"),
+    ({"input": {"path": []}}, "input.path: write a path, or a list of", ""),
+    ({"input": {"path": ["a", "a"]}}, "each once", ""),
+    ({"input": {"path": ["a", ""]}}, "input.path: write a path, or a list of", ""),
+    ({"input": {"path": ""}}, "input.path: write a path, or a list of", ""),
+    ({"input": {"path": 3}}, "input.path: write a path, or a list of", ""),
     ({"input": {"path": "x", "columns": ["a", "a"]}}, "input.columns: name each column once", ""),
     ({"prompt": {}}, "exactly one of template, column, messages", ""),
     ({"prompt": {"template": "a", "column": "b"}}, "found template and column", ""),
@@ -170,6 +175,16 @@ def test_identity_holds_what_decides_the_output_and_no_more() -> None:
         assert digest(parse_spec(LEAST | change, "").identity()) == base
     for change in other:
         assert digest(parse_spec(LEAST | change, "").identity()) != base
+
+
+def test_one_path_or_several() -> None:
+    """A list of paths is kept in order; a single path stays a string, and so its fingerprints."""
+    one = parse_spec(LEAST, "here")
+    several = parse_spec(LEAST | {"input": {"path": ["b", "a"]}}, "here")
+    assert (one.input.paths, several.input.paths) == (("in.parquet",), ("b", "a"))
+    assert one.identity()["input"] == {"path": "in.parquet", "columns": None}
+    assert several.identity()["input"]["path"] == ["b", "a"]
+    assert parse_spec(several.model_dump(mode="json"), "") == several
 
 
 @given(st.integers(1, 10**6), st.sampled_from([("KiB", 2**10), ("MB", 10**6), ("GiB", 2**30)]))

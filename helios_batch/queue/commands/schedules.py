@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from helios_batch.errors import QueueUsageError
 from helios_batch.queue.commands.options import AsJson, RedisUrl, open_queue
 
 schedule = typer.Typer(help="Submit a job's new input at fixed times.", no_args_is_help=True)
@@ -55,7 +56,7 @@ def list_schedules(redis: RedisUrl = None, as_json: AsJson = False) -> None:
         table, now = ScheduleTable(jobs), datetime.fromtimestamp(jobs.now(), UTC)
         rows = []
         for each in table.all():
-            last = table.last(each.name)
+            last, paths = table.last(each.name), each.spec["input"]["path"]
             rows.append(
                 {
                     "name": each.name,
@@ -64,11 +65,14 @@ def list_schedules(redis: RedisUrl = None, as_json: AsJson = False) -> None:
                     "next": next_fire(each.cron, each.zone, now).isoformat(),
                     "last": last.time.isoformat(),
                     "result": last.result,
+                    "input": ", ".join([paths] if isinstance(paths, str) else paths),
                     "output": str(each.folder),
                 }
             )
+        histories = [table.history(row["name"]) for row in rows]
     if as_json:
-        typer.echo(json.dumps(rows, indent=2))
+        both = zip(rows, histories, strict=True)
+        typer.echo(json.dumps([row | {"history": history} for row, history in both], indent=2))
     else:
         from rich.console import Console
 
@@ -96,23 +100,27 @@ def run_now(name: Name, redis: RedisUrl = None) -> None:
 @schedule.command("fire", hidden=True)
 def fire(name: Name, time: str, redis: RedisUrl = None) -> None:
     """Do the fire of one time; repeated, it gives the same job."""
-    from helios_batch.errors import UsageError
+    from helios_batch.errors import Interrupted
     from helios_batch.queue.firing import fire as fire_schedule
     from helios_batch.queue.schedules import ScheduleTable
 
+    moment = _moment(time)
     with open_queue(redis) as (settings, jobs):
-        table, moment = ScheduleTable(jobs), datetime.fromisoformat(time)
         try:
-            result = fire_schedule(table.find(name), moment, jobs, settings)
-        except UsageError as exc:
-            table.fired(name, moment, f"refused: {exc.what}")
-            raise
+            result = fire_schedule(ScheduleTable(jobs).find(name), moment, jobs, settings)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                "interrupted",
+                where=f"schedule {name}",
+                fix="the fire may not be done; the same command does it",
+            ) from None
     typer.echo(f"schedule {name}: {result}")
 
 
 def beat(redis: RedisUrl = None) -> None:
     """Dispatch and fire schedules without a worker; workers do so too, and any number may run."""
     import logging
+    import threading
 
     from helios_batch.queue.beat import Beat
     from helios_batch.queue.housekeeper import Housekeeper
@@ -122,8 +130,21 @@ def beat(redis: RedisUrl = None) -> None:
         os.environ["HELIOS_REDIS_URL"] = redis
     with open_queue(redis) as (settings, jobs):
         jobs.client.ping()
-        keeper = Housekeeper(settings, jobs, secrets.token_hex(8), {}, (Beat(jobs).tick,))
+        fires = Beat(settings, jobs)
+        keeper = Housekeeper(settings, jobs, secrets.token_hex(8), {}, (fires.tick,))
+        keeper.start()
         try:
-            keeper.run()
+            threading.Event().wait()
         except KeyboardInterrupt:
             keeper.stop()
+            fires.stop()
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise QueueUsageError(
+            f"{text!r:.40} is no time", where="TIME", fix="write it as 2026-01-02T03:04:05+00:00"
+        ) from None
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
