@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import subprocess
-import sys
 from datetime import UTC, datetime
 
 from helios_batch.queue.cron import due_fire
 from helios_batch.queue.jobs import JobTable
+from helios_batch.queue.relaunch import own_command
 from helios_batch.queue.schedules import ScheduleTable
 from helios_batch.queue.settings import QueueSettings
 
@@ -57,11 +57,4 @@ class Beat:
             _log.error("schedule %s: its fire of %s is given up", name, time)
             self._schedules.fired(name, time, f"given up after {_TRIES} tries")
             return
-        command = [sys.executable, "-m", _main_module(), "schedule", "fire", name]
-        self._running = subprocess.Popen([*command, time.isoformat()])
-
-
-def _main_module() -> str:
-    """Return the module that this process runs, to run it again."""
-    spec = getattr(sys.modules["__main__"], "__spec__", None)
-    return spec.name if spec is not None and spec.name != "__main__" else "helios_batch.cli"
+        self._running = subprocess.Popen(own_command("schedule", "fire", name, time.isoformat()))

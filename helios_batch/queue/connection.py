@@ -34,6 +34,7 @@ def connect(settings: QueueSettings, *, retries: int = 2) -> redis.Redis:
     return redis.Redis.from_url(
         settings.url,
         decode_responses=True,
+        encoding_errors="replace",
         socket_timeout=SOCKET_TIMEOUT,
         socket_connect_timeout=SOCKET_TIMEOUT,
         health_check_interval=15,

@@ -9,6 +9,7 @@ from helios_batch.data.shards import ShardPlan
 from helios_batch.errors import QueueUsageError
 from helios_batch.queue.jobs import JobState, JobTable, Status
 from helios_batch.queue.mirror import record_reopened, record_status
+from helios_batch.queue.roots import is_inside
 from helios_batch.queue.settings import QueueSettings
 from helios_batch.totals import Totals
 
@@ -87,7 +88,7 @@ def retry(
             where=f"job {state.job.id}",
             fix="only a job that has failed, was cancelled or is done can be retried",
         )
-    again = _discard_failed(state) if failed_rows else 0
+    again = _discard_failed(state, settings) if failed_rows else 0
     if state.status == "done" and not again:
         raise QueueUsageError(
             "the job is done" + (" and no row has an error" if failed_rows else ""),
@@ -99,7 +100,13 @@ def retry(
     return again
 
 
-def _discard_failed(state: JobState) -> int:
+def _discard_failed(state: JobState, settings: QueueSettings) -> int:
+    if not is_inside(state.job.output, settings.output_roots):
+        raise QueueUsageError(
+            f"{state.job.output} lies outside of what may be written here",
+            where=f"job {state.job.id}, output.path",
+            fix="run this from a folder above it, or name one in HELIOS_OUTPUT_ROOTS",
+        )
     output, count = OutputFolder(state.job.output), 0
     rows_per_shard = int(state.job.spec["output"]["rows_per_shard"])
     plan = ShardPlan(state.job.rows, rows_per_shard)

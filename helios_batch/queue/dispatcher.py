@@ -34,11 +34,11 @@ class _Candidate:
     id: str
     queue: str
     priority: int
-    submitted: int
+    submitted: float
     underway: int
 
     @property
-    def turn(self) -> tuple[int, int, int, str]:
+    def turn(self) -> tuple[int, int, float, str]:
         """Sorts the job whose turn it is to the front: priority, then fewest underway."""
         return (-self.priority, self.underway, self.submitted, self.id)
 
@@ -60,7 +60,10 @@ class Dispatcher:
             redis.RedisError: Redis does not answer; the next tick tries again.
         """
         for state in self._jobs.active():
-            self._recover(state)
+            try:
+                self._recover(state)
+            except redis.ResponseError:
+                _log.exception("job %s: its leases can't be read; others go on", state.job.id)
             if state.live and 0 < state.job.deadline_at / 1000 < self._jobs.now():
                 why = "its deadline has passed; what is finished stays, retry goes on without one"
                 self._jobs.set_status(state.job.id, "failed", ("queued", "running", "paused"), why)
@@ -74,7 +77,7 @@ class Dispatcher:
             room = self._window(queue) - sum(job.underway for job in jobs)
             while jobs and room > 0:
                 job = min(jobs, key=lambda candidate: candidate.turn)
-                units = self._choose(job.id, 1)
+                units = self.choose(job.id, 1)
                 if not units:
                     jobs.remove(job)
                 crashpoint("dispatch.chosen")
@@ -84,22 +87,23 @@ class Dispatcher:
                 room -= len(units)
 
     def _candidates(self, only: str | None) -> dict[str, list[_Candidate]]:
-        ids = sorted(self._client.smembers(self._keys.active))
+        states = [
+            state
+            for state in self._jobs.active()
+            if state.status in ("queued", "running") and only in (None, state.job.queue)
+        ]
         pipe = self._client.pipeline(transaction=False)
-        for job_id in ids:
-            keys = self._keys.job(job_id)
-            pipe.hmget(keys.job, "status", "queue", "priority", "submitted")
-            pipe.zcard(*keys.parts("open"))
-        found = pipe.execute()
+        for state in states:
+            pipe.zcard(*self._keys.job(state.job.id).parts("open"))
         queues: dict[str, list[_Candidate]] = {}
-        for job_id, facts, underway in zip(ids, found[::2], found[1::2], strict=True):
-            status, queue, priority, submitted = facts
-            if status in ("queued", "running") and only in (None, queue):
-                job = _Candidate(job_id, queue, int(priority), int(submitted), underway)
-                queues.setdefault(queue, []).append(job)
+        for state, underway in zip(states, pipe.execute(), strict=True):
+            job = state.job
+            candidate = _Candidate(job.id, job.queue, job.priority, state.submitted, underway)
+            queues.setdefault(job.queue, []).append(candidate)
         return queues
 
-    def _choose(self, job_id: str, room: int) -> list[str]:
+    def choose(self, job_id: str, room: int) -> list[str]:
+        """Return a job's next units, at most `room`, marked as sent; the caller sends them."""
         keys = self._keys.job(job_id)
         names = [keys.job, *keys.parts("open", "again", "done")]
         return [str(unit) for unit in self._scripts.run("dispatch", names, room)]

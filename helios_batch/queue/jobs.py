@@ -19,6 +19,7 @@ from helios_batch.queue.settings import DEFAULT_QUEUE
 
 Status = Literal["queued", "running", "paused", "done", "failed", "cancelled"]
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+_STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
 _ERROR = "error:"
 _KEPT_SECONDS = 14 * 24 * 3600
 _LISTED_SECONDS = 365 * 24 * 3600
@@ -81,8 +82,13 @@ class JobTable:
         self.client, self.keys, self.scripts = client, keys, Scripts(client)
 
     def submit(self, job: QueuedJob) -> str:
-        """Create or reopen a job; return "created", "reopened", or a living job's status."""
+        """Create or reopen a job; return "created", "reopened", or a living job's status.
+
+        A job whose hash is damaged is created anew.
+        """
         keys = self.keys
+        if self.get(job.id) is None:
+            self.client.delete(keys.job(job.id).job)
         found: str = self.scripts.run(
             "submit", [keys.job(job.id).job, keys.jobs, keys.active], job.id, *job.fields()
         )
@@ -101,9 +107,7 @@ class JobTable:
 
     def get(self, job_id: str) -> JobState | None:
         """Return a job, or None if Redis does not know it."""
-        found = self.client.hgetall(self.keys.job(job_id).job)
-        # a counter may have come back alone after Redis was wiped
-        return _state(job_id, found) if "name" in found else None
+        return _state(job_id, self.client.hgetall(self.keys.job(job_id).job))
 
     def read(self, job_ids: Iterable[str]) -> list[JobState]:
         """Return those of the jobs that Redis knows, in their order, in one round trip."""
@@ -112,7 +116,8 @@ class JobTable:
         for job_id in wanted:
             pipe.hgetall(self.keys.job(job_id).job)
         found = zip(wanted, pipe.execute(), strict=True)
-        return [_state(job_id, fields) for job_id, fields in found if "name" in fields]
+        states = (_state(job_id, fields) for job_id, fields in found)
+        return [state for state in states if state is not None]
 
     def ids(self) -> list[str]:
         """Return all jobs, the latest first; those that ended long ago are forgotten."""
@@ -121,8 +126,7 @@ class JobTable:
 
     def active(self) -> list[JobState]:
         """Return the jobs that may need something done."""
-        found = (self.get(job_id) for job_id in sorted(self.client.smembers(self.keys.active)))
-        return [state for state in found if state is not None]
+        return self.read(sorted(self.client.smembers(self.keys.active)))
 
     def set_status(
         self, job_id: str, status: Status, allowed: tuple[Status, ...], error: str = ""
@@ -197,7 +201,15 @@ _COUNTERS = (
 )
 
 
-def _state(job_id: str, found: dict[str, str]) -> JobState:
+def _state(job_id: str, found: dict[str, str]) -> JobState | None:
+    """Read a job's hash; None if it is damaged, or only a counter that came back after a wipe."""
+    try:
+        return _read_state(job_id, found)
+    except (KeyError, ValueError, RecursionError):
+        return None
+
+
+def _read_state(job_id: str, found: dict[str, str]) -> JobState:
     def number(name: str) -> int:
         return int(found.get(name) or 0)
 
@@ -217,7 +229,7 @@ def _state(job_id: str, found: dict[str, str]) -> JobState:
     errors = {k.removeprefix(_ERROR): int(v) for k, v in found.items() if k.startswith(_ERROR)}
     return JobState(
         job=job,
-        status=found["status"],  # type: ignore[arg-type]
+        status=_STATUSES[found["status"]],
         recorded=found.get("recorded", ""),
         submitted=number("submitted") / 1000,
         started=number("started") / 1000,

@@ -41,7 +41,6 @@ class Lease:
 
     job_id: str
     unit: str
-    queue: str
     token: str
     deaths: int = 0
     failures: int = 0
@@ -73,7 +72,7 @@ class LeaseTable:
         if found[0] != "claimed":
             return str(found[0])
         _, token, deaths, failures, suspicion = found
-        return Lease(job_id, unit, queue, token, int(deaths), int(failures), suspicion)
+        return Lease(job_id, unit, token, int(deaths), int(failures), suspicion)
 
     def begin(self, lease: Lease) -> None:
         """Note that the rows are about to run: from now on a lost process counts against them."""
@@ -170,5 +169,5 @@ def release_all(table: LeaseTable, jobs: JobTable, boot: str) -> None:
         for unit, text in table.client.hgetall(holders).items():
             holder = json.loads(text)
             if holder["boot"] == boot:
-                lease = Lease(state.job.id, unit, state.job.queue, holder["token"])
+                lease = Lease(state.job.id, unit, holder["token"])
                 table.release(lease, "handed_back")

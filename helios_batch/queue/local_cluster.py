@@ -6,7 +6,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,6 +17,7 @@ from filelock import FileLock, Timeout
 
 from helios_batch.errors import QueueUsageError
 from helios_batch.queue.embedded import EmbeddedRedis
+from helios_batch.queue.relaunch import own_command
 from helios_batch.queue.settings import QueueSettings
 
 _LOOK_EVERY = 0.2
@@ -124,12 +124,10 @@ class LocalCluster:
                 self._start_worker(worker, redis.url)
 
     def _start_worker(self, worker: _Worker, url: str) -> None:
-        main = getattr(sys.modules["__main__"], "__spec__", None)
-        module = main.name if main is not None else "helios_batch.cli"
         with (self._folder / f"{worker.name}.log").open("ab") as log:
             # a session of its own: Ctrl-C is for us, who tell the workers before Redis
             worker.process = subprocess.Popen(
-                [sys.executable, "-m", module, "worker", "--name", worker.name, *self._arguments],
+                own_command("worker", "--name", worker.name, *self._arguments),
                 env=os.environ | {"HELIOS_REDIS_URL": url},
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -14,12 +14,10 @@ from helios_batch.queue.connection import connect
 from helios_batch.queue.jobs import JobTable
 from helios_batch.queue.keys import Keys
 from helios_batch.queue.settings import QueueSettings
-from helios_batch.queue.views import view_queue
+from helios_batch.queue.views import JOB_COUNTERS, view_queue
 from helios_batch.report.snapshot import QueueView, WorkerView
 
 Metric = GaugeMetricFamily | CounterMetricFamily
-
-JOB_COUNTERS = ("republished", "fenced", "duplicates_refused", "quarantined")
 
 
 class QueueCollector(Collector):

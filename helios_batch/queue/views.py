@@ -11,6 +11,7 @@ from redis.client import NEVER_DECODE
 from helios_batch.queue.jobs import JobState, JobTable
 from helios_batch.report.snapshot import Cell, JobView, QueueView, RunningShard, WorkerView
 
+JOB_COUNTERS = ("republished", "duplicates_refused", "fenced", "quarantined")
 _CELLS = 60
 
 
@@ -113,10 +114,7 @@ def _job(
         *(job.rows, counters["rows_done"], counters["failed_rows"]),
         *(job.shards, state.done_shards, state.submitted),
         *(seconds, rate, tokens / seconds if seconds else None, left),
-        counters={
-            name: counters[name]
-            for name in ("republished", "duplicates_refused", "fenced", "quarantined")
-        },
+        counters={name: counters[name] for name in JOB_COUNTERS},
         error_rows=state.error_rows,
         error=state.error,
         running=running,

@@ -56,15 +56,15 @@ def work(settings: QueueSettings, number: int, seconds: float, count: object) ->
     holder, totals = Holder(f"worker-{number}", f"boot-{number}", str(number)), Totals(rows=1000)
     end, done = time.monotonic() + seconds, 0
     while time.monotonic() < end:
-        for unit in dispatcher._choose(JOB, 4):
+        for unit in dispatcher.choose(JOB, 4):
             lease = leases.claim(JOB, unit, "shards", holder)
             if isinstance(lease, Lease):
                 leases.begin(lease)
                 leases.renew(lease)
                 done += leases.complete(lease, totals)
                 jobs.event(JOB, "published", unit=unit, rows=1000)
-    with count.get_lock():  # type: ignore[attr-defined]
-        count.value += done  # type: ignore[attr-defined]
+    with count.get_lock():
+        count.value += done
 
 
 def memory(client: redis.Redis) -> float:
@@ -107,7 +107,7 @@ def main() -> None:
         choices, costs = [], []
         for _ in range(500):
             begin = time.perf_counter()
-            units = dispatcher._choose(JOB, 1)
+            units = dispatcher.choose(JOB, 1)
             choices.append(time.perf_counter() - begin)
             for unit in units:
                 lease = leases.claim(JOB, unit, "shards", Holder("solo", "solo", "1"))

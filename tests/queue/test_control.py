@@ -141,3 +141,36 @@ def test_too_many_failed_rows_stop_a_job(fleet: Fleet) -> None:
     state = fleet.wait_for_status(job_id, "failed")
     assert "limits.max_failed_rows allows 9 of 400" in state.error
     assert len(fleet.parts()) < 100
+
+
+def test_a_damaged_job_stops_no_other(fleet: Fleet) -> None:
+    """Hashes that someone has broken are left alone; other jobs run, and submitting mends one."""
+    broken = fleet.submit(fleet.spec(rows=8, name="broken"))
+    empty = fleet.submit(fleet.spec(rows=8, name="empty"))
+    job_id = fleet.submit(fleet.spec(rows=8))
+    client, keys = fleet.jobs.client, fleet.jobs.keys
+    client.hset(keys.job(broken).job, mapping={"spec": "{", "priority": b"\xff"})
+    client.hdel(keys.job(empty).job, "status")
+    (holders,) = keys.job(job_id).parts("holders")
+    client.hset(holders, "99", "no JSON")
+    fleet.worker()
+    fleet.wait_for_status(job_id, "done")
+    fleet.check_whole(8)
+    assert fleet.run("status").returncode == 0
+    assert fleet.submit(fleet.folder / "broken" / "job.yaml") == broken
+    fleet.wait_for_status(broken, "done")
+    fleet.check_whole(8, "broken")
+
+
+def test_retry_deletes_nothing_outside_the_roots(fleet: Fleet) -> None:
+    """Whatever folder Redis names, `retry --failed` takes parts away under the roots alone."""
+    folder = fleet.folder / "job"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": ["fine", None]}), folder / "in.parquet")
+    job_id = fleet.submit(fleet.spec(per_shard=4))
+    fleet.worker()
+    fleet.wait_for_status(job_id, "done")
+    other = str(fleet.folder / "elsewhere")
+    refused = fleet.run("retry", job_id, "--failed", HELIOS_OUTPUT_ROOTS=other)
+    assert (refused.returncode, "lies outside" in refused.stderr) == (2, True)
+    assert len(fleet.parts()) == 1

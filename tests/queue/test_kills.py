@@ -28,7 +28,7 @@ def wait_for_a_holder(fleet: Fleet, job_id: str) -> dict[str, object]:
         holder = fleet.holder(job_id)
         return holder if holder is not None and holder.get("running") else None
 
-    return wait_for(running, "a shard to run")  # type: ignore[no-any-return]
+    return wait_for(running, "a shard to run")
 
 
 def test_kill_a_hundred_times(fleet: Fleet) -> None:

@@ -51,7 +51,7 @@ class Place:
             wait_for((self.queue / "worker-1.pid").exists, "up to start a worker")
             yield process
         finally:
-            kill_tree(process)  # type: ignore[arg-type]
+            kill_tree(process)
             assert process.stdout is not None
             process.stdout.close()
 

@@ -34,7 +34,7 @@ def test_a_job_and_its_worker_are_seen(fleet: Fleet) -> None:
     for shard in job["running"]:
         assert shard["worker"].startswith("solo@")
         assert 0 < shard["lease_left"] <= 1.5
-    (worker,) = seen(fleet, "workers")  # type: ignore[misc]
+    (worker,) = seen(fleet, "workers")
     assert worker["worker"].startswith("solo@")
     assert worker["queues"] == "shards"
     assert 0 <= fleet.jobs.now() - worker["since"] < 60

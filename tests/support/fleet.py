@@ -133,7 +133,7 @@ class Fleet:
             state = self.jobs.get(job_id)
             return state if state is not None and state.status in wanted else None
 
-        return wait_for(reached, f"job {job_id} to be {wanted}", seconds)  # type: ignore[no-any-return]
+        return wait_for(reached, f"job {job_id} to be {wanted}", seconds)
 
     def parts(self, name: str = "job") -> list[Path]:
         """Return the published parts of a job."""

@@ -103,7 +103,7 @@ def test_health_is_asked_for() -> None:
 
 def test_commands_are_commands_of_ours() -> None:
     """What the containers run is known to `helios-batch`, options included."""
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = typer.main.get_command(app).commands
     used = [SERVICES[name]["command"] for name in OURS if "command" in SERVICES[name]]
     used += [json.loads(line) for file in DOCKERFILES for line in lines(file, "CMD")]
     assert used

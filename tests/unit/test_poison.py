@@ -22,7 +22,7 @@ def search(rows: int, kills: object, limit: int) -> tuple[Suspicion, int]:
         state = Suspicion.from_json(text, rows).after_deaths(deaths, MAX_DEATHS)
         text = state.to_json()
         while (probe := state.probe) is not None and not state.hopeless:
-            if kills([row for row in probe if row not in state.quarantined]):  # type: ignore[operator]
+            if kills([row for row in probe if row not in state.quarantined]):
                 break
             state = state.survived()
             text = state.to_json()
@@ -30,7 +30,7 @@ def search(rows: int, kills: object, limit: int) -> tuple[Suspicion, int]:
             if state.hopeless:
                 return state, deaths
             live = [row for row in range(rows) if row not in state.quarantined]
-            if not kills(live):  # type: ignore[operator]
+            if not kills(live):
                 return state, deaths
         deaths += 1
     raise AssertionError(f"no end after {deaths} deaths")

@@ -17,6 +17,20 @@ RedisUrl = Annotated[
     typer.Option("--redis", metavar="URL", help="Redis; or set HELIOS_REDIS_URL."),
 ]
 JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id, or how it begins.")]
+Queues = Annotated[str, typer.Option(help="Queues to take from, with commas.")]
+Device = Annotated[str | None, typer.Option(help="cpu or cuda:N; else what each job asks for.")]
+Memory = Annotated[str | None, typer.Option(help="An engine's budget, such as 8GiB.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="An engine's CPU threads.")]
+InputRoots = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-root", help="Where inputs and models may lie; repeatable. Default: here."
+    ),
+]
+OutputRoots = Annotated[
+    list[str] | None,
+    typer.Option("--output-root", help="Where outputs may lie; repeatable. Default: here."),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 

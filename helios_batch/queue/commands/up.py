@@ -7,7 +7,15 @@ from typing import Annotated
 
 import typer
 
-from helios_batch.queue.commands.worker import Roots, size_in_bytes
+from helios_batch.queue.commands.options import (
+    Device,
+    InputRoots,
+    Memory,
+    OutputRoots,
+    Queues,
+    Threads,
+)
+from helios_batch.queue.commands.worker import size_in_bytes
 
 
 def register(app: typer.Typer) -> None:
@@ -20,18 +28,12 @@ def up(
     folder: Annotated[
         Path | None, typer.Option(help="Where data and logs stay. Default: in the cache folder.")
     ] = None,
-    queues: Annotated[str, typer.Option(help="Queues to take from, with commas.")] = "shards",
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda:N; else what each job asks for.")
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="Each engine's budget, such as 8GiB.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Each engine's CPU threads.")] = None,
-    input_root: Annotated[
-        Roots, typer.Option(help="Where inputs and models may lie; repeatable. Default: here.")
-    ] = None,
-    output_root: Annotated[
-        Roots, typer.Option(help="Where outputs may lie; repeatable. Default: here.")
-    ] = None,
+    queues: Queues = "shards",
+    device: Device = None,
+    memory: Memory = None,
+    threads: Threads = None,
+    input_root: InputRoots = None,
+    output_root: OutputRoots = None,
 ) -> None:
     """Try the queue on this machine: a Redis of its own and workers, until Ctrl-C."""
     from helios_batch.cache import cache_folder

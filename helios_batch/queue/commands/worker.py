@@ -8,9 +8,15 @@ from typing import Annotated
 import typer
 
 from helios_batch.errors import QueueUsageError
-from helios_batch.queue.commands.options import RedisUrl
-
-Roots = list[str] | None
+from helios_batch.queue.commands.options import (
+    Device,
+    InputRoots,
+    Memory,
+    OutputRoots,
+    Queues,
+    RedisUrl,
+    Threads,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,19 +26,13 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     redis: RedisUrl = None,
-    queues: Annotated[str, typer.Option(help="Queues to take from, with commas.")] = "shards",
-    device: Annotated[
-        str | None, typer.Option(help="cpu or cuda:N; else what each job asks for.")
-    ] = None,
-    memory: Annotated[str | None, typer.Option(help="The engine's budget, such as 8GiB.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="The engine's CPU threads.")] = None,
+    queues: Queues = "shards",
+    device: Device = None,
+    memory: Memory = None,
+    threads: Threads = None,
     name: Annotated[str | None, typer.Option(help="A name no other worker here has.")] = None,
-    input_root: Annotated[
-        Roots, typer.Option(help="Where inputs and models may lie; repeatable. Default: here.")
-    ] = None,
-    output_root: Annotated[
-        Roots, typer.Option(help="Where outputs may lie; repeatable. Default: here.")
-    ] = None,
+    input_root: InputRoots = None,
+    output_root: OutputRoots = None,
     log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
     metrics_port: Annotated[
         int | None,
