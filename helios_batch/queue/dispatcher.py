@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import redis
@@ -34,11 +35,11 @@ class _Candidate:
     id: str
     queue: str
     priority: int
-    submitted: float
+    submitted: int
     underway: int
 
     @property
-    def turn(self) -> tuple[int, int, float, str]:
+    def turn(self) -> tuple[int, int, int, str]:
         """Sorts the job whose turn it is to the front: priority, then fewest underway."""
         return (-self.priority, self.underway, self.submitted, self.id)
 
@@ -87,19 +88,20 @@ class Dispatcher:
                 room -= len(units)
 
     def _candidates(self, only: str | None) -> dict[str, list[_Candidate]]:
-        states = [
-            state
-            for state in self._jobs.active()
-            if state.status in ("queued", "running") and only in (None, state.job.queue)
-        ]
+        ids = sorted(self._client.smembers(self._keys.active))
         pipe = self._client.pipeline(transaction=False)
-        for state in states:
-            pipe.zcard(*self._keys.job(state.job.id).parts("open"))
+        for job_id in ids:
+            keys = self._keys.job(job_id)
+            pipe.hmget(keys.job, "status", "queue", "priority", "submitted")
+            pipe.zcard(*keys.parts("open"))
+        found = pipe.execute()
         queues: dict[str, list[_Candidate]] = {}
-        for state, underway in zip(states, pipe.execute(), strict=True):
-            job = state.job
-            candidate = _Candidate(job.id, job.queue, job.priority, state.submitted, underway)
-            queues.setdefault(job.queue, []).append(candidate)
+        for job_id, facts, underway in zip(ids, found[::2], found[1::2], strict=True):
+            status, queue, priority, submitted = facts
+            if status in ("queued", "running") and queue and only in (None, queue):
+                with suppress(ValueError, TypeError):  # a damaged job's: it waits
+                    job = _Candidate(job_id, queue, int(priority), int(submitted), underway)
+                    queues.setdefault(queue, []).append(job)
         return queues
 
     def choose(self, job_id: str, room: int) -> list[str]:

@@ -30,7 +30,7 @@ class WarmEngine:
     """
 
     def __init__(self) -> None:
-        self._key: tuple[object, ...] = ()
+        self._fits: set[tuple[object, ...]] = set()
         self._job_id = ""
         self._engine: Generator | None = None
         self.loads = 0
@@ -41,10 +41,12 @@ class WarmEngine:
         Raises:
             UsageError: the model can't be loaded here.
         """
-        key = (job.model.digest, job.depth, job.spec.resources)
-        if self._engine is None or key != self._key:
+        model, resources = (job.model.digest, job.depth), job.spec.resources
+        if self._engine is None or (*model, resources) not in self._fits:
             self._engine = None  # the old weights go before the new ones come
-            self._engine, self._key = load_engine(job), key
+            self._engine = load_engine(job)
+            exact = resources.model_copy(update={"dtype": self._engine.facts.dtype})
+            self._fits = {(*model, resources), (*model, exact)}
             self.loads += 1
         elif job_id != self._job_id:
             adopt_engine(self._engine, job)

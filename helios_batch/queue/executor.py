@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import threading
 import traceback
@@ -57,6 +56,7 @@ class UnitExecutor:
         self._leases = LeaseTable(jobs.client, jobs.keys, settings.lease)
         self._prepared = PreparedJobs(settings, overrides)
         self._engine = WarmEngine()
+        self._ready: tuple[str, Generator] | None = None
         self._facts: dict[str, str | int] = {}
         self._done: Counter[str] = Counter()
         self.stop = threading.Event()
@@ -79,11 +79,8 @@ class UnitExecutor:
             return "refused"
         if lease.failures >= self._settings.max_failures:
             return self._given_up(lease)
-        self._note(job=job_id, unit=unit)
-        try:
-            outcome = self._see_through(lease, state)
-        finally:
-            self._note(job="", unit="", **self._facts)
+        outcome = self._see_through(lease, state)
+        self._show()
         if outcome == "done":
             self._refill(state.job.queue)
         return outcome
@@ -120,26 +117,29 @@ class UnitExecutor:
         totals = attempt.published()
         if totals is None:
             totals = attempt.run(self._warm_engine(lease.job_id, prepared.job))
-        self._jobs.event(lease.job_id, "published", unit=lease.unit, rows=totals.rows)
         self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
         if state.job.max_failed >= 0:
             self._stop_on_failures(prepared.job, lease.job_id)
 
     def _warm_engine(self, job_id: str, job: Job) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""
-        agreed, loads = self._jobs.agreed(job_id, "dtype"), self._engine.loads
-        engine = self._engine.serve(job_id, in_dtype(job, agreed))
-        agreed = self._jobs.agree(job_id, "dtype", engine.facts.dtype)
-        if engine.facts.dtype != agreed:
-            engine = self._engine.serve(job_id, in_dtype(job, agreed))
-        if engine.facts.dtype != agreed:
+        if self._ready is not None and self._ready[0] == job_id:
+            return self._ready[1]
+        # nothing may hold the engine while another takes its place
+        self._ready, loads = None, self._engine.loads
+        settled = in_dtype(job, self._jobs.agreed(job_id, "dtype"))
+        dtype = self._engine.serve(job_id, settled).facts.dtype
+        agreed = self._jobs.agree(job_id, "dtype", dtype)
+        engine = self._engine.serve(job_id, settled if dtype == agreed else in_dtype(job, agreed))
+        facts = engine.facts
+        if facts.dtype != agreed:
             raise JobError(
                 f"the job's other parts are computed in {agreed}, this one would be in "
-                f"{engine.facts.dtype}",
+                f"{facts.dtype}",
                 where=f"job {job_id}, resources.dtype",
                 fix="let resources.dtype be auto, or the same in all that run this job",
             )
-        facts = engine.facts
+        self._ready = job_id, engine
         self._facts = {"model": facts.model, "depth": facts.layers_loaded, "device": facts.device}
         if self._engine.loads != loads:
             self._jobs.event(job_id, "loaded", worker=self._holder.worker, **self._facts)
@@ -191,14 +191,15 @@ class UnitExecutor:
         )
         self._leases.release(lease, "died")
 
-    def _note(self, **facts: str | int) -> None:
-        """Tell the worker's entry in Redis; a lost note loses nothing else."""
+    def _show(self) -> None:
+        """Tell the worker's entry in Redis what was done; a lost note loses nothing else."""
         key = self._jobs.keys.worker(self._holder.boot)
         try:
             pipe = self._client.pipeline(transaction=False)
             for name, amount in self._done.items():
                 pipe.hincrby(key, name, amount)
-            pipe.hset(key, mapping={"child": os.getpid(), **facts})
+            if self._facts:
+                pipe.hset(key, mapping=self._facts)
             pipe.execute()
             self._done.clear()
         except redis.RedisError:

@@ -103,8 +103,9 @@ class LeaseTable:
                 keys.job,
                 keys.lease(lease.unit),
                 *keys.parts("holders", "done", "open", "again", "deaths", "failures", "suspects"),
+                *keys.parts("events"),
             ],
-            *(lease.unit, lease.token, json.dumps(dict(totals.errors))),
+            *(lease.unit, lease.token, totals.rows, json.dumps(dict(totals.errors))),
             *(item for pair in counts.items() for item in pair),
         )
         return bool(news)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from redis.client import NEVER_DECODE
@@ -65,9 +66,25 @@ def view_workers(jobs: JobTable) -> tuple[WorkerView, ...]:
     pipe = jobs.client.pipeline(transaction=False)
     for boot in boots:
         pipe.hgetall(jobs.keys.worker(boot))
-    entries = zip(boots, pipe.execute(), strict=True)
-    found = [_worker(boot, facts) for boot, facts in entries if "worker" in facts]
+    held = {holder["boot"]: (job_id, unit) for job_id, unit, holder in _holders(jobs)}
+    found = [
+        _worker(boot, facts, *held.get(boot, ("", "")))
+        for boot, facts in zip(boots, pipe.execute(), strict=True)
+        if "worker" in facts
+    ]
     return tuple(sorted(found, key=lambda worker: worker.worker))
+
+
+def _holders(jobs: JobTable) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yield job, unit and holder of each lease."""
+    job_ids = sorted(jobs.client.smembers(jobs.keys.active))
+    pipe = jobs.client.pipeline(transaction=False)
+    for job_id in job_ids:
+        pipe.hgetall(*jobs.keys.job(job_id).parts("holders"))
+    for job_id, units in zip(job_ids, pipe.execute(), strict=True):
+        for unit, text in units.items():
+            with suppress(ValueError):
+                yield job_id, unit, json.loads(text)
 
 
 def make_grid(
@@ -122,7 +139,7 @@ def _job(
     )
 
 
-def _worker(boot: str, facts: dict[str, Any]) -> WorkerView:
+def _worker(boot: str, facts: dict[str, Any], job_id: str, unit: str) -> WorkerView:
     return WorkerView(
         boot,
         *(
@@ -134,6 +151,6 @@ def _worker(boot: str, facts: dict[str, Any]) -> WorkerView:
             facts.get("device", "auto"),
         ),
         *(facts.get("model", ""), int(facts.get("depth", 0))),
-        *(facts.get("job", ""), facts.get("unit", "")),
+        *(job_id, unit),
         *(int(facts.get(name, 0)) for name in ("shards", "rows", "tokens")),
     )

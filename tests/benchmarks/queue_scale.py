@@ -62,7 +62,6 @@ def work(settings: QueueSettings, number: int, seconds: float, count: object) ->
                 leases.begin(lease)
                 leases.renew(lease)
                 done += leases.complete(lease, totals)
-                jobs.event(JOB, "published", unit=unit, rows=1000)
     with count.get_lock():
         count.value += done
 
@@ -115,7 +114,6 @@ def main() -> None:
                 leases.begin(lease)
                 leases.renew(lease)
                 leases.complete(lease, Totals(rows=1000))
-                jobs.event(JOB, "published", unit=unit, rows=1000)
             costs.append(time.perf_counter() - begin)
         begin = time.perf_counter()
         dispatcher.tick()

@@ -1,14 +1,16 @@
 -- Record that a shard's part is published, whoever published it.
--- KEYS job, lease, holders, done, open, again, deaths, failures, suspects
--- ARGV unit, token, error codes and their rows (JSON), then counter, amount, counter, amount, ...
+-- KEYS job, lease, holders, done, open, again, deaths, failures, suspects, events
+-- ARGV unit, token, rows, error codes and their rows (JSON), then counter, amount, ...
 -- Returns 1 if this was news.
 local unit = ARGV[1]
 -- first what Redis refuses when it is full: then nothing is written at all
 local news = redis.call('SETBIT', KEYS[4], unit, 1) == 0
 if news then
   redis.call('HINCRBY', KEYS[1], 'done_shards', 1)
-  for i = 4, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
-  for code, rows in pairs(cjson.decode(ARGV[3])) do
+  redis.call('XADD', KEYS[10], 'MAXLEN', '~', 5000, '*',
+    'kind', 'published', 'unit', unit, 'rows', ARGV[3])
+  for i = 5, #ARGV, 2 do redis.call('HINCRBY', KEYS[1], ARGV[i], ARGV[i + 1]) end
+  for code, rows in pairs(cjson.decode(ARGV[4])) do
     redis.call('HINCRBY', KEYS[1], 'error:' .. code, rows)
   end
 end
