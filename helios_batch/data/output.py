@@ -168,6 +168,7 @@ class OutputFolder:
         self._write_json(job, replace=True)
         if success:
             publish(self.path / _SUCCESS, lambda file: None, confirm=self._confirm)
+            sweep(self.path)
             remove_if_empty(self.path)
 
     def created(self) -> datetime | None:

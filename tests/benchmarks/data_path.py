@@ -22,7 +22,8 @@ import pyarrow.parquet as pq
 from helios_batch.job import prepare
 from helios_batch.local import run_local
 from helios_batch.spec_file import parse_spec
-from tests.support.engines import Silent, StubEngine
+from tests.support.engines import Silent
+from tests.support.stub_engine import StubEngine
 
 _CHUNK = 100_000
 _DEFAULT_ROW_GROUP = 1 << 20

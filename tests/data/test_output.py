@@ -156,6 +156,16 @@ def test_io_errors_leave_nothing_half(
     assert publish(tmp_path / "part", write if step != "write" else lambda f: None) == (not left)
 
 
+def test_success_leaves_no_debris(tmp_path: Path) -> None:
+    """What killed writers have left goes when the job is done, whatever file it was to become."""
+    output = OutputFolder(str(tmp_path / "out"))
+    output.claim(JOB)
+    (tmp_path / "out" / "_tmp").mkdir(exist_ok=True)
+    (tmp_path / "out" / "_tmp" / "_job.json-dead").write_bytes(b"half")
+    output.record(JOB, success=True)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["_SUCCESS", "_job.json"]
+
+
 def test_sweep_removes_debris_and_spares_the_living(tmp_path: Path) -> None:
     """Temporary files of killed writers go; one that is being written stays."""
     (tmp_path / "_tmp").mkdir()

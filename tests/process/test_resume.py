@@ -13,9 +13,10 @@ from helios_batch.job import prepare
 from helios_batch.local import run_local
 from helios_batch.records import ErrorCode, Generation, RowError
 from helios_batch.spec_file import load_spec
-from tests.support.engines import Silent, StubEngine
+from tests.support.engines import Silent
 from tests.support.jobs import Run, parts, rows, write_spec
 from tests.support.parquet import write_rows
+from tests.support.stub_engine import StubEngine
 from tests.support.tiny import make_model
 
 

@@ -1,8 +1,7 @@
-"""Engines for tests: a real one on a tiny model, and one that needs no model."""
+"""A real engine on a tiny model, for tests."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,14 +11,10 @@ from helios_batch.models.folder import open_model
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import (
     EngineFacts,
-    EngineStats,
-    ExitRecord,
-    FinishReason,
-    Generation,
     Progress,
     Prompt,
 )
-from helios_batch.spec import ResourceSpec, SamplingSpec
+from helios_batch.spec import ResourceSpec
 
 
 def make_engine(
@@ -36,31 +31,6 @@ def make_engine(
 def prompts(*texts: str) -> list[Prompt]:
     """Return prompts of rows 0, 1, ..."""
     return [Prompt(row, text) for row, text in enumerate(texts)]
-
-
-class StubEngine:
-    """Echoes each prompt's first characters; for tests of everything around the engine."""
-
-    facts = EngineFacts("stub", 2, 2, "cpu", "float32", 100, 0, 1000, 8)
-
-    def __init__(self) -> None:
-        self.stats = EngineStats()
-        self.calls = 0
-
-    def generate(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: SamplingSpec,
-        on_step: Callable[[Progress], None] | None = None,
-    ) -> list[Generation]:
-        """Return one token per prompt."""
-        self.calls += 1
-        self.stats = EngineStats(largest_batch=len(prompts))
-        record = ExitRecord("stub", 2, (2,), (0.5,))
-        return [
-            Generation(p.row, f"echo {p.content!s:.20}", FinishReason.STOP, 3, 1, record)
-            for p in prompts
-        ]
 
 
 class Silent:

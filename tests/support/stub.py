@@ -18,7 +18,7 @@ from helios_batch import cli, job
 from helios_batch.queue import app, engines, transport
 from helios_batch.records import EngineStats, ExitRecord, FinishReason, Generation, Progress, Prompt
 from helios_batch.spec import SamplingSpec
-from tests.support.engines import StubEngine
+from tests.support.stub_engine import StubEngine
 
 MODEL: Any = SimpleNamespace(
     name="stub", digest="0" * 64, path=Path(), config=SimpleNamespace(num_layers=2)
