@@ -36,13 +36,15 @@ def test_kill_a_hundred_times(fleet: Fleet) -> None:
     print(f"seed {SEED}")
     moments = random.Random(SEED)
     calm = {"HELIOS_MAX_DEATHS": "1000", "HELIOS_MAX_FAILURES": "1000"}
+    # a shard takes a second, so that the job outlasts the kills
+    slow = calm | {"HELIOS_STUB_SECONDS": "0.1"}
     job_id = fleet.submit(fleet.spec(rows=6000, per_shard=10))
-    team = [fleet.worker(**calm) for _ in range(2)]
+    team = [fleet.worker(**slow) for _ in range(2)]
 
     def hired(team: list[subprocess.Popen[bytes]], index: int) -> subprocess.Popen[bytes]:
         # Celery ends where the child dies before its first message; restarting is a supervisor's
         if team[index].poll() is not None:
-            team[index] = fleet.worker(**calm)
+            team[index] = fleet.worker(**slow)
         return team[index]
 
     struck = 0
@@ -60,8 +62,11 @@ def test_kill_a_hundred_times(fleet: Fleet) -> None:
             worker.kill()
             worker.wait()
             wait_for(lambda c=child: not psutil.pid_exists(c), "the child to follow", 5)
-            team[victim] = fleet.worker(**calm)
+            team[victim] = fleet.worker(**slow)
     assert struck >= KILLS * 0.9, "the job ended before it was killed often enough"
+    fleet.stop()
+    for _ in range(2):
+        fleet.worker(**calm)
     fleet.wait_for_status(job_id, "done", seconds=120)
     fleet.check_whole(6000)
     assert all(row["error"] is None for row in fleet.rows())
