@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +21,7 @@ from helios_batch.data.schema import output_schema, passed_columns
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import OutputError, SpecError
+from helios_batch.models.exits.file import ExitFile, exit_kind, find_exits
 from helios_batch.models.folder import ModelFolder, open_model
 from helios_batch.shard import ShardContext
 from helios_batch.spec import JobSpec, digest
@@ -35,7 +38,13 @@ class Job:
     renderer: PromptRenderer
     schema: pa.Schema
     model: ModelFolder
+    exits: Mapping[int, ExitFile]
     output: OutputFolder
+
+    @property
+    def exit_file(self) -> ExitFile | None:
+        """The exit that tokens leave through; None is the model's own final norm and head."""
+        return self.exits.get(self.depth)
 
     @property
     def depth(self) -> int:
@@ -59,7 +68,13 @@ class Job:
             {"name": file.name, "rows": file.rows, "content": file.content_digest()}
             for file in self.table.files
         ]
-        return {"spec": self.spec.identity(), "input": files, "model": self.model.digest}
+        exit_digest = self.exit_file.digest if self.exit_file else None
+        return {
+            "spec": self.spec.identity(),
+            "input": files,
+            "model": self.model.digest,
+            "exit": exit_digest,
+        }
 
     @cached_property
     def fingerprint(self) -> str:
@@ -91,7 +106,12 @@ class Job:
             "rows": self.table.rows,
             "shards": len(self.shards),
             "created": self.created.isoformat(),
-            "policy": {"model": self.model.name, "depth": self.depth, "decided_by": "spec"},
+            "policy": {
+                "model": self.model.name,
+                "depth": self.depth,
+                "exit": exit_kind(self.model, self.depth, self.exit_file),
+                "decided_by": "spec",
+            },
             "versions": {"helios_batch": __version__, "python": platform.python_version()}
             | {name: version(name) for name in packages},
             "identity": self.identity,
@@ -116,6 +136,7 @@ def prepare(spec: JobSpec) -> Job:
             where="depth",
             fix=f"{spec.model} has {layers} layers: write full or 1 to {layers}",
         )
+    exits = find_exits(model, Path(spec.exits.path).expanduser() if spec.exits.path else None)
     output = OutputFolder(spec.output.path)
     for folder in table.folders:
         if output.path.resolve().is_relative_to(folder.resolve()):
@@ -125,4 +146,4 @@ def prepare(spec: JobSpec) -> Job:
                 fix="write outside of the input folder, or name the input with a glob such as "
                 f"{folder / '*.parquet'}",
             )
-    return Job(spec, table, renderer, schema, model, output)
+    return Job(spec, table, renderer, schema, model, exits, output)

@@ -18,7 +18,15 @@ def load_engine(job: Job) -> Engine:
     """
     tokenizer = Tokenizer(job.model.path, job.created)
     tokens = sample_prompts(job, tokenizer).sequence_tokens
-    return Engine(job.model, tokenizer, job.depth, resolve(job.spec.resources), tokens)
+    return Engine(
+        job.model,
+        tokenizer,
+        job.depth,
+        resolve(job.spec.resources),
+        tokens,
+        job.exit_file,
+        job.spec.exits.confidence,
+    )
 
 
 def adopt(engine: Engine, job: Job) -> None:

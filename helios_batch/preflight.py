@@ -43,6 +43,7 @@ class Preflight:
     fingerprint: str
     model: str
     depth: int
+    exit: str
     device: str
     dtype: str
     memory_budget: int
@@ -104,6 +105,7 @@ def preflight(job: Job) -> Preflight:
     """
     from helios_batch.engine.device import resolve
     from helios_batch.models.checkpoint import Checkpoint
+    from helios_batch.models.exits.file import exit_kind, exit_shape
     from helios_batch.models.tokenizer import Tokenizer
 
     job.output.check(job.fingerprint, job.identity)
@@ -113,13 +115,15 @@ def preflight(job: Job) -> Preflight:
     Checkpoint(job.model.path).close()
     sequence, itemsize = sample.sequence_tokens, resources.dtype.itemsize
     # the same check, with the same message, as before the first row of a run
-    plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence)
+    extra = exit_shape(job.exit_file)
+    plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence, extra)
 
     def at_depth(depth: int) -> MemoryAtDepth:
-        roomy = plan_memory(config, depth, itemsize, 1 << 62, shape, sequence)
+        extra = exit_shape(job.exits.get(depth))
+        roomy = plan_memory(config, depth, itemsize, 1 << 62, shape, sequence, extra)
         try:
             batch = plan_memory(
-                config, depth, itemsize, resources.memory, shape, sequence
+                config, depth, itemsize, resources.memory, shape, sequence, extra
             ).batch_size
         except ResourceError:
             batch = 0
@@ -127,7 +131,9 @@ def preflight(job: Job) -> Preflight:
         return MemoryAtDepth(depth, roomy.weights, roomy.activations, per_sequence, batch)
 
     layers = config.num_layers
-    depths = sorted({job.depth, layers, *(max(1, layers * k // 6) for k in range(1, 6))})
+    depths = sorted(
+        {job.depth, layers, *job.exits, *(max(1, layers * k // 6) for k in range(1, 6))}
+    )
     lengths = sorted(sample.lengths) or [0]
     return Preflight(
         rows=job.table.rows,
@@ -136,6 +142,7 @@ def preflight(job: Job) -> Preflight:
         fingerprint=job.fingerprint,
         model=job.model.name,
         depth=job.depth,
+        exit=exit_kind(job.model, job.depth, job.exit_file),
         device=str(resources.device),
         dtype=str(resources.dtype).removeprefix("torch."),
         memory_budget=resources.memory,

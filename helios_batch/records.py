@@ -94,6 +94,9 @@ class Generation:
 class EngineFacts:
     """What an engine is for as long as it lives; sizes in bytes.
 
+    `layers_run` counts the loaded layers and those of the exit; `exit` says what tokens leave
+    through: `full` depth, a kind of exit head, `native` (the model was trained to be left there) or
+    `plain` (it was not).
     `weight_bytes_loaded` and `weight_bytes_left` are counted in the checkpoint's own files;
     `batch_limit` is the planned batch size.
     """
@@ -107,6 +110,8 @@ class EngineFacts:
     weight_bytes_left: int
     memory_budget: int
     batch_limit: int
+    layers_run: int = 0
+    exit: str = ""
 
 
 @dataclass(slots=True)

@@ -134,6 +134,20 @@ class SamplingSpec(_Section):
         return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
+Confidence = Literal["probability", "margin"]
+
+
+class ExitSpec(_Section):
+    """Where the exits come from, and how sure a token is said to be.
+
+    `path` is a folder that `models tune` wrote; without it, the exits that come with the model are
+    used. Confidence is the probability of the most likely token, or its lead over the next.
+    """
+
+    path: str | None = Field(default=None, min_length=1)
+    confidence: Confidence = "probability"
+
+
 class OutputSpec(_Section):
     """Where the parts go, and how many rows a shard has."""
 
@@ -193,6 +207,7 @@ class JobSpec(_Section):
     sampling: SamplingSpec = SamplingSpec()
     models: tuple[Annotated[str, Field(min_length=1)], ...]
     depth: Literal["full"] | int = "full"
+    exits: ExitSpec = ExitSpec()
     objective: Literal["throughput"] = "throughput"
     quality: None = None
     output: OutputSpec
@@ -246,6 +261,8 @@ class JobSpec(_Section):
         """
         data = self.model_dump(mode="json")
         data["rows_per_shard"] = data.pop("output")["rows_per_shard"]
+        # the exit that is used is in the job's identity by its contents
+        data["exits"] = self.exits.confidence
         del data["name"], data["limits"], data["resources"]
         return data
 

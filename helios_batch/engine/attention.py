@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.slots import GRANULE
-from helios_batch.models.config import DecoderConfig
+from helios_batch.models.config import DecoderConfig, LayerKind
 
 _SUM_BLOCK = 128
 
@@ -47,18 +47,17 @@ class PrefillAttention:
     def __init__(
         self,
         config: DecoderConfig,
+        kinds: Sequence[LayerKind],
         cache: KVCache,
         chunks: Sequence[ChunkPlace],
         device: torch.device,
     ) -> None:
         self._config = config
+        self._windows = [kind.window for kind in kinds]
         self._cache = cache
         self._chunks = chunks
         self._masks = [
-            {
-                window: _chunk_mask(chunk, window, device)
-                for window in {layer.window for layer in config.layers}
-            }
+            {window: _chunk_mask(chunk, window, device) for window in set(self._windows)}
             for chunk in chunks
         ]
 
@@ -67,7 +66,7 @@ class PrefillAttention:
     ) -> torch.Tensor:
         """Store the chunks' keys and values and attend; see `models.decoder.Attention`."""
         config = self._config
-        window = config.layers[layer].window
+        window = self._windows[layer]
         heads, dim = config.num_kv_heads, config.head_dim
         result = torch.zeros_like(query)
         token = 0
@@ -97,14 +96,21 @@ class PrefillAttention:
 class DecodeAttention:
     """Attention of one new token per slot; rows of all slabs stand one after the other in T."""
 
-    def __init__(self, config: DecoderConfig, cache: KVCache, slabs: Sequence[SlabRows]) -> None:
+    def __init__(
+        self,
+        config: DecoderConfig,
+        kinds: Sequence[LayerKind],
+        cache: KVCache,
+        slabs: Sequence[SlabRows],
+    ) -> None:
         self._config = config
+        self._windows = [kind.window for kind in kinds]
         self._cache = cache
         self._slabs = [(slab, _Span.of(slab)) for slab in slabs]
         self._biases = [
             {
                 window: _decode_bias(slab.positions, span.length, window)
-                for window in {layer.window for layer in config.layers}
+                for window in set(self._windows)
             }
             for slab, span in self._slabs
         ]
@@ -130,7 +136,7 @@ class DecodeAttention:
             grouped = query[rows].reshape(count * heads, group, dim)
             scores = torch.bmm(grouped, seen_keys.transpose(1, 2)).float()
             scores = scores.view(count, heads, group, span.length).mul_(config.attention_scale)
-            scores += biases[config.layers[layer].window]
+            scores += biases[self._windows[layer]]
             weights = scores.softmax(dim=-1).to(query.dtype)
             mixed = _weigh(weights.view(count * heads, group, span.length), seen_values)
             result[rows] = mixed.view(count, -1, dim)

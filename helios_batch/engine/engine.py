@@ -18,6 +18,8 @@ from helios_batch.engine.sequence import cut_at_stop
 from helios_batch.engine.slots import SlotAllocator, capacity_class
 from helios_batch.models.checkpoint import Checkpoint
 from helios_batch.models.decoder import Decoder
+from helios_batch.models.exits.file import ExitFile, exit_kind, exit_shape
+from helios_batch.models.exits.load import load_exit
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.models.weights import GreedyLoader
@@ -31,7 +33,7 @@ from helios_batch.records import (
     Prompt,
     RowError,
 )
-from helios_batch.spec import SamplingSpec
+from helios_batch.spec import Confidence, SamplingSpec
 
 _SLABS_WANTED = 16
 _LARGEST_SLAB = 16384
@@ -51,7 +53,9 @@ class Engine:
     Args:
         model: the model's folder.
         tokenizer: the same model's tokenizer.
-        depth: layers to load; every token leaves there through the model's final norm and head.
+        depth: layers to load; every token leaves there.
+        exit_file: the exit at that depth; None is the model's own final norm and head.
+        confidence: how a token's confidence is measured.
         resources: device, dtype, memory budget, threads and largest batch.
         sequence_tokens: tokens of a sequence that the memory must hold at the least.
 
@@ -67,11 +71,15 @@ class Engine:
         depth: int,
         resources: Resources,
         sequence_tokens: int,
+        exit_file: ExitFile | None = None,
+        confidence: Confidence = "probability",
     ) -> None:
         torch.set_num_threads(resources.threads)
         self.model = model
         self._resources = resources
         self.shape = StepShape(max_batch=resources.max_batch)
+        self._exit_file = exit_file
+        self._confidence: Confidence = confidence
         self.plan = self._plan(depth, sequence_tokens)
         self.stats = EngineStats()
         self.tokenizer = tokenizer
@@ -80,11 +88,16 @@ class Engine:
             loader = GreedyLoader(
                 model.config, names, checkpoint, resources.dtype, resources.device
             )
-            self._decoder = Decoder(model.config, loader.load(depth))
+            weights, exit_weights = loader.load(depth), None
+            if exit_file is not None:
+                exit_weights = load_exit(exit_file, model.config, loader, weights)
+            self._decoder = Decoder(model.config, weights, exit_weights)
             self.facts = EngineFacts(
                 model=model.name,
                 num_layers=model.config.num_layers,
                 layers_loaded=depth,
+                layers_run=len(self._decoder.kinds),
+                exit=exit_kind(model, depth, exit_file),
                 device=str(resources.device),
                 dtype=str(resources.dtype).removeprefix("torch."),
                 weight_bytes_loaded=checkpoint.bytes_read,
@@ -97,7 +110,8 @@ class Engine:
     def _plan(self, depth: int, sequence_tokens: int) -> MemoryPlan:
         resources, config = self._resources, self.model.config
         itemsize, budget = resources.dtype.itemsize, resources.memory
-        return plan_memory(config, depth, itemsize, budget, self.shape, sequence_tokens)
+        extra = exit_shape(self._exit_file)
+        return plan_memory(config, depth, itemsize, budget, self.shape, sequence_tokens, extra)
 
     def adopt(self, tokenizer: Tokenizer, sequence_tokens: int) -> None:
         """Serve another job of this model: the weights stay, the KV cache is planned anew.
@@ -115,7 +129,8 @@ class Engine:
 
     def _new_cache(self) -> KVCache:
         resources, tokens = self._resources, self.plan.kv_tokens
-        return KVCache(self.model.config, self.depth, tokens, resources.dtype, resources.device)
+        layers = len(self._decoder.kinds)
+        return KVCache(self.model.config, layers, tokens, resources.dtype, resources.device)
 
     @property
     def depth(self) -> int:
@@ -193,7 +208,7 @@ class Engine:
         slab_tokens = self._slab_tokens(max(s.capacity_needed for s in sequences))
         slots = SlotAllocator(self._cache.arrange(slab_tokens), slab_tokens)
         scheduler = Scheduler(slots, self.shape)
-        runner = Runner(self._decoder, self._cache, slots)
+        runner = Runner(self._decoder, self._cache, slots, self._confidence)
         for sequence in sequences:
             scheduler.add(sequence)
         while (step := scheduler.next_step()) is not None:

@@ -11,13 +11,16 @@ from helios_batch.engine.memory import HEAD_TILE
 
 
 class Best(NamedTuple):
-    """The most likely token of each row [R] int64, and its probability [R] float32."""
+    """The most likely token of each row [R] int64; its probability, and that of the next [R]."""
 
     token: torch.Tensor
     probability: torch.Tensor
+    runner_up: torch.Tensor
 
 
-def best_token(hidden: torch.Tensor, head: torch.Tensor) -> Best:
+def best_token(
+    hidden: torch.Tensor, head: torch.Tensor, temperature: float = 1.0, margin: bool = False
+) -> Best:
     """Return each row's most likely token; of equal ones, the first.
 
     The soft-max is accumulated tile by tile as in Milakov and Gimelshein, arXiv 1805.02867, in
@@ -26,9 +29,12 @@ def best_token(hidden: torch.Tensor, head: torch.Tensor) -> Best:
     Args:
         hidden: [R, hidden_size], after the final norm.
         head: [vocab_size, hidden_size].
+        temperature: divides the logits before the soft-max.
+        margin: whether the runner-up is wanted; its probability is 0 otherwise.
     """
     rows, width = len(hidden), min(HEAD_TILE, len(head))
     top = torch.full((rows,), float("-inf"), device=hidden.device)
+    second = top.clone()
     token = torch.zeros(rows, dtype=torch.int64, device=hidden.device)
     total = torch.zeros(rows, device=hidden.device)
     for begin in range(0, len(head), width):
@@ -42,10 +48,19 @@ def best_token(hidden: torch.Tensor, head: torch.Tensor) -> Best:
         tile_top = tile_top.float()
         token = torch.where(tile_top > top, tile_token + start, token)
         new_top = torch.maximum(tile_top, top)
-        total *= (top - new_top).exp_()
-        total += logits.float().sub_(new_top[:, None]).exp_().sum(dim=-1)
+        total *= ((top - new_top) / temperature).exp_()
+        wide = logits.float().sub_(new_top[:, None])
+        if temperature != 1.0:
+            wide.div_(temperature)
+        total += wide.exp_().sum(dim=-1)
+        if margin:
+            # of the tile's next best, the best so far, and the tile's best: the middle one
+            logits.scatter_(1, tile_token[:, None], float("-inf"))
+            loser = torch.minimum(tile_top, top)
+            second = torch.maximum(torch.maximum(second, logits.amax(dim=-1).float()), loser)
         top = new_top
-    return Best(token, total.reciprocal_())
+    probability = total.reciprocal_()
+    return Best(token, probability, probability * ((second - top) / temperature).exp_())
 
 
 def logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from helios_batch.models.pages import zero_pages
 
 
 class KVCache:
-    """Keys and values of all loaded layers for `tokens` tokens in all.
+    """Keys and values of `layers` layers for `tokens` tokens in all.
 
     The arena is allocated once; `arrange` cuts it into slabs anew while it is empty. On a CPU its
     pages become resident as they are first written. Slots are [num_kv_heads, capacity, head_dim].
@@ -19,7 +19,7 @@ class KVCache:
     def __init__(
         self,
         config: DecoderConfig,
-        depth: int,
+        layers: int,
         tokens: int,
         dtype: torch.dtype,
         device: torch.device,
@@ -28,8 +28,8 @@ class KVCache:
         self._heads, self._dim = config.num_kv_heads, config.head_dim
         # zeros: garbage in unused places would turn masked-out products into NaN
         shape = (tokens * self._heads * self._dim,)
-        self._keys = [zero_pages(shape, dtype, device) for _ in range(depth)]
-        self._values = [zero_pages(shape, dtype, device) for _ in range(depth)]
+        self._keys = [zero_pages(shape, dtype, device) for _ in range(layers)]
+        self._values = [zero_pages(shape, dtype, device) for _ in range(layers)]
         self._slab_elements = 0
         self._capacities: dict[int, int] = {}
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from helios_batch.engine.slots import capacity_class
 from helios_batch.errors import ResourceError
 from helios_batch.models.config import DecoderConfig
+from helios_batch.models.exits.metadata import NO_EXIT, ExitShape
 
 HEAD_TILE = 4096
 """Vocabulary entries that the output head treats at a time."""
@@ -58,6 +59,7 @@ def plan_memory(
     budget: int,
     shape: StepShape,
     sequence_tokens: int,
+    exit_: ExitShape = NO_EXIT,
 ) -> MemoryPlan:
     """Spend `budget` bytes: weights and activations first, the rest on KV cache.
 
@@ -68,13 +70,14 @@ def plan_memory(
         budget: bytes for weights, KV cache and activations together.
         shape: limits of one step.
         sequence_tokens: prompt and generated tokens of the sequences to plan for.
+        exit_: what runs after the loaded layers; its layers have a KV cache too.
 
     Raises:
         ResourceError: the budget does not hold one such sequence; the message says what would.
     """
-    weights = weight_bytes(config, depth, itemsize)
+    weights = weight_bytes(config, depth, itemsize, exit_)
     activations = activation_bytes(config, itemsize, shape)
-    per_token = depth * config.kv_elements_per_token * itemsize
+    per_token = (depth + exit_.layers) * config.kv_elements_per_token * itemsize
     one_sequence = capacity_class(sequence_tokens)
     needed = weights + activations + one_sequence * per_token
     if budget < needed:
@@ -94,13 +97,21 @@ def plan_memory(
     )
 
 
-def weight_bytes(config: DecoderConfig, depth: int, itemsize: int) -> int:
+def weight_bytes(
+    config: DecoderConfig,
+    depth: int,
+    itemsize: int,
+    exit_: ExitShape = NO_EXIT,
+) -> int:
     """Return the bytes of the weights loaded at `depth`; norms are held in float32."""
     outside = config.vocab_size * config.hidden_size * (1 if config.tied_head else 2)
     if config.position_offset is not None:
         outside += (config.context_length + config.position_offset) * config.hidden_size
     norm = config.hidden_size * (2 if config.norm.kind == "layer" else 1) * 4
-    return outside * itemsize + norm + depth * _layer_bytes(config, itemsize, norm)
+    layers = depth + exit_.tail_layers
+    # a few of the exit's elements are of norms, in float32
+    own = exit_.elements * itemsize + (8 * exit_.layers + 2) * norm * bool(exit_.elements)
+    return outside * itemsize + norm + layers * _layer_bytes(config, itemsize, norm) + own
 
 
 def _layer_bytes(config: DecoderConfig, itemsize: int, norm: int) -> int:

@@ -15,6 +15,7 @@ from helios_batch.engine.scheduler import DecodeStep, PrefillStep
 from helios_batch.engine.sequence import Sequence
 from helios_batch.engine.slots import Move, SlotAllocator
 from helios_batch.models.decoder import Attention, Decoder
+from helios_batch.spec import Confidence
 
 _ROW_GRANULE = 16
 """Rows are padded to multiples of this many, so that none falls into the remainder that CPU
@@ -32,10 +33,13 @@ class NextToken(NamedTuple):
 class Runner:
     """Owns the decoder and the KV cache; `slots` says where each sequence's keys lie."""
 
-    def __init__(self, decoder: Decoder, cache: KVCache, slots: SlotAllocator) -> None:
+    def __init__(
+        self, decoder: Decoder, cache: KVCache, slots: SlotAllocator, confidence: Confidence
+    ) -> None:
         self._decoder = decoder
         self._cache = cache
         self._slots = slots
+        self._confidence = confidence
         self._device = decoder.weights.embedding.device
 
     @torch.inference_mode()
@@ -54,7 +58,9 @@ class Runner:
             positions += range(chunk.start, chunk.stop)
             if chunk.ends_prompt:
                 ends.append((chunk.sequence, len(tokens) - 1))
-        attention = PrefillAttention(self._decoder.config, self._cache, places, self._device)
+        attention = PrefillAttention(
+            self._decoder.config, self._decoder.kinds, self._cache, places, self._device
+        )
         hidden = self._forward(tokens, positions, attention)
         return self._next_tokens(hidden, ends)
 
@@ -73,7 +79,7 @@ class Runner:
                 positions.append(sequence.length)
             places = torch.tensor(positions[-len(rows) :], device=self._device)
             slabs.append(SlabRows(slab, self._slots.capacity(slab), places))
-        attention = DecodeAttention(self._decoder.config, self._cache, slabs)
+        attention = DecodeAttention(self._decoder.config, self._decoder.kinds, self._cache, slabs)
         hidden = self._forward(tokens, positions, attention)
         return self._next_tokens(hidden, ends)
 
@@ -100,9 +106,10 @@ class Runner:
             return []
         rows = [row for _, row in ends] + [0] * (-len(ends) % _ROW_GRANULE)
         normed = self._decoder.final_norm(hidden[torch.tensor(rows, device=self._device)])
-        head = self._decoder.weights.head
-        best = best_token(normed, head)
-        tokens, confidences = best.token.tolist(), best.probability.tolist()
+        head, margin = self._decoder.head, self._confidence == "margin"
+        best = best_token(normed, head, self._decoder.exit.temperature, margin)
+        tokens = best.token.tolist()
+        confidences = (best.probability - best.runner_up if margin else best.probability).tolist()
         sampled = [i for i, (sequence, _) in enumerate(ends) if sequence.sampling.temperature > 0]
         for begin in range(0, len(sampled), SAMPLED_ROWS):
             chosen = sampled[begin : begin + SAMPLED_ROWS]

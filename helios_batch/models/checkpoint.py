@@ -42,7 +42,7 @@ class TensorEntry:
 
 
 class Checkpoint:
-    """The tensors of a model folder: `model.safetensors`, or shards with their index.
+    """The tensors of a file, or of a model folder: `model.safetensors`, or shards with their index.
 
     `bytes_read` and `tensors_read` count what `read` has taken from the files so far; headers are
     not counted.
@@ -51,16 +51,16 @@ class Checkpoint:
         ModelError: no safetensors file is there, or one is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.bytes_read = 0
         self.tensors_read: list[str] = []
         self._handles: dict[Path, int] = {}
         self._buffer = torch.empty(0, dtype=torch.uint8)
-        self.files = _weight_files(folder)
+        self.files = _weight_files(path) if path.is_dir() else (path,)
         self.entries: dict[str, TensorEntry] = {}
         for file in self.files:
-            self.entries |= _read_header(file)
+            self.entries |= _entries(file)
 
     def __enter__(self) -> Self:
         return self
@@ -93,7 +93,7 @@ class Checkpoint:
         if name not in self.entries:
             raise ModelError(
                 f"the checkpoint has no tensor {name!r}",
-                where=str(self.folder),
+                where=str(self.path),
                 fix="check that all weight files of the model were downloaded",
             )
         return self.entries[name]
@@ -198,30 +198,54 @@ def _weight_files(folder: Path) -> tuple[Path, ...]:
     return files
 
 
-def _read_header(file: Path) -> dict[str, TensorEntry]:
+def read_metadata(file: Path) -> dict[str, str]:
+    """Return the free-form metadata of a safetensors file's header.
+
+    Raises:
+        ModelError: it is no whole safetensors file.
+    """
+    metadata = _read_header(file)[0].get("__metadata__", {})
+    return {str(key): str(value) for key, value in metadata.items()}
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int, int]:
+    """Return a file's header, where its data begins, and its size in bytes."""
     try:
         with file.open("rb") as stream:
             size = file.stat().st_size
             (length,) = struct.unpack("<Q", stream.read(8))
             if not 2 <= length <= min(_MAX_HEADER, size - 8):
                 raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header: dict[str, Any] = json.loads(stream.read(length))
-        header.pop("__metadata__", None)
-        data = 8 + length
-        entries = {}
+            header = json.loads(stream.read(length))
+        if not isinstance(header, dict) or not isinstance(header.get("__metadata__", {}), dict):
+            raise ValueError("its header is no JSON object")
+        return header, 8 + length, size
+    except (OSError, ValueError, struct.error) as exc:
+        raise _not_whole(file, exc) from None
+
+
+def _entries(file: Path) -> dict[str, TensorEntry]:
+    header, data, size = _read_header(file)
+    header.pop("__metadata__", None)
+    entries = {}
+    try:
         for name, item in header.items():
             begin, end = item["data_offsets"]
             shape = tuple(item["shape"])
             entry = TensorEntry(file, item["dtype"], shape, data + begin, data + end)
             _check(name, entry, size)
             entries[name] = entry
-        return entries
-    except (OSError, ValueError, KeyError, TypeError, struct.error) as exc:
-        raise ModelError(
-            f"not a whole safetensors file: {exc}",
-            where=str(file),
-            fix="download or copy the file again",
-        ) from None
+    except (ValueError, KeyError, TypeError) as exc:
+        raise _not_whole(file, exc) from None
+    return entries
+
+
+def _not_whole(file: Path, problem: Exception) -> ModelError:
+    return ModelError(
+        f"not a whole safetensors file: {problem}",
+        where=str(file),
+        fix="download or copy the file again",
+    )
 
 
 def _check(name: str, entry: TensorEntry, file_size: int) -> None:

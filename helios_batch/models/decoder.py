@@ -11,9 +11,10 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from helios_batch.models.config import DecoderConfig, Norm
+from helios_batch.models.config import DecoderConfig, LayerKind, Norm
+from helios_batch.models.exits.load import ExitWeights
 from helios_batch.models.rotary import RotaryTables, rotate
-from helios_batch.models.weights import Affine, DecoderWeights, LayerWeights
+from helios_batch.models.weights import Affine, DecoderWeights, LayerWeights, MlpWeights
 
 
 class Attention(Protocol):
@@ -25,7 +26,7 @@ class Attention(Protocol):
         """Attend.
 
         Args:
-            layer: index of the layer.
+            layer: index of the layer among those that run, the exit's included.
             query: [T, num_heads, head_dim], rotated.
             key: [T, num_kv_heads, head_dim], rotated.
             value: [T, num_kv_heads, head_dim].
@@ -37,22 +38,39 @@ class Attention(Protocol):
 
 
 class Decoder:
-    """Runs the loaded layers of a model; `weights` may be deepened between calls."""
+    """Runs the loaded layers of a model, then its exit.
 
-    def __init__(self, config: DecoderConfig, weights: DecoderWeights) -> None:
+    Without an exit, tokens leave through the model's own final norm and head, and `weights` may be
+    deepened between calls.
+    """
+
+    def __init__(
+        self, config: DecoderConfig, weights: DecoderWeights, exit_: ExitWeights | None = None
+    ) -> None:
         self.config = config
         self.weights = weights
+        self.exit = exit_ or ExitWeights()
         self._rotary = RotaryTables(config, weights.embedding.dtype, weights.embedding.device)
 
     @property
     def depth(self) -> int:
-        """Layers loaded."""
+        """Layers loaded, those of the exit not counted."""
         return len(self.weights.layers)
+
+    @property
+    def kinds(self) -> tuple[LayerKind, ...]:
+        """What each layer that runs attends to; there is one KV cache for each."""
+        return (*self.config.layers[: self.depth], *self.exit.kinds)
+
+    @property
+    def head(self) -> torch.Tensor:
+        """The output head [vocab_size, hidden_size] of the exit."""
+        return self.weights.head if self.exit.head is None else self.exit.head
 
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: Attention
     ) -> torch.Tensor:
-        """Return the hidden states after the last loaded layer.
+        """Return the hidden states after the exit's last layer.
 
         Args:
             tokens: [T] int64 token ids.
@@ -64,15 +82,21 @@ class Decoder:
         """
         hidden = self._embed(tokens, positions)
         rotations = self._rotary.at(positions)
-        for index, layer in enumerate(self.weights.layers):
-            rotation = rotations[self.config.layers[index].rotary]
-            hidden = self._attend(index, layer, hidden, rotation, attention)
+        kinds, layers = self.kinds, [*self.weights.layers, *self.exit.layers]
+        for index, (kind, layer) in enumerate(zip(kinds, layers, strict=True)):
+            if index == self.depth and self.exit.bridge is not None:
+                hidden = linear(hidden, self.exit.bridge)
+            hidden = self._attend(index, layer, hidden, rotations[kind.rotary], attention)
             hidden = self._mlp(layer, hidden)
+        if self.exit.bridge is not None and not self.exit.layers:
+            hidden = linear(hidden, self.exit.bridge)
+        if self.exit.mlp is not None:
+            hidden = self._mlp(self.exit.mlp, hidden)
         return hidden
 
     def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return `hidden` [T, hidden_size] normed for the output head."""
-        return normalize(hidden, self.weights.final_norm, self.config.norm)
+        return normalize(hidden, self.exit.norm or self.weights.final_norm, self.config.norm)
 
     def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         hidden = F.embedding(tokens, self.weights.embedding)
@@ -109,7 +133,7 @@ class Decoder:
             update = normalize(update, layer.attention_post_norm, config.norm)
         return update.add_(hidden)
 
-    def _mlp(self, layer: LayerWeights, hidden: torch.Tensor) -> torch.Tensor:
+    def _mlp(self, layer: LayerWeights | MlpWeights, hidden: torch.Tensor) -> torch.Tensor:
         config = self.config
         inner = linear(normalize(hidden, layer.mlp_norm, config.norm), layer.mlp_in)
         if config.gated:
@@ -118,7 +142,7 @@ class Decoder:
         else:
             inner = _activate(inner, config.activation)
         update = linear(inner, layer.mlp_out)
-        if layer.mlp_post_norm is not None:
+        if isinstance(layer, LayerWeights) and layer.mlp_post_norm is not None:
             update = normalize(update, layer.mlp_post_norm, config.norm)
         return update.add_(hidden)
 

@@ -33,6 +33,11 @@ class ModelFolder:
     eos_tokens: frozenset[int]
     pack_digest: str | None = None
 
+    @property
+    def exit_folders(self) -> list[Path]:
+        """Where exits that come with the model lie: beside its weights, then with this package."""
+        return [self.path / "exits", Path(__file__).parent / "exits" / "shipped" / self.name]
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 over the names and contents of all files that decide what the model says."""

@@ -23,6 +23,15 @@ class Affine:
 
 
 @dataclass(frozen=True, slots=True)
+class MlpWeights:
+    """The MLP of a layer, with the norm before it. If gated, `mlp_in` is gate and up fused."""
+
+    mlp_norm: Affine
+    mlp_in: Affine
+    mlp_out: Affine
+
+
+@dataclass(frozen=True, slots=True)
 class LayerWeights:
     """One decoder layer. `qkv` and, if gated, `mlp_in` are fused along the output dimension."""
 
@@ -67,8 +76,8 @@ class GreedyLoader:
         self._config = config
         self._names = names
         self._checkpoint = checkpoint
-        self._dtype = dtype
-        self._device = device
+        self.dtype = dtype
+        self.device = device
         # some checkpoints (GPT-2's own) leave the base model's prefix out
         self._base = names.base if self._has(names.base + names.embedding) else ""
 
@@ -100,14 +109,19 @@ class GreedyLoader:
         if not len(weights.layers) <= depth <= self._config.num_layers:
             raise ValueError(f"can't deepen from {len(weights.layers)} to {depth} layers")
         for index in range(len(weights.layers), depth):
-            weights.layers.append(self._layer(index))
+            weights.layers.append(self.layer(index))
 
     @staticmethod
     def truncate(weights: DecoderWeights, depth: int) -> None:
         """Drop the layers from `depth` on; their memory is given back."""
         del weights.layers[depth:]
 
-    def _layer(self, index: int) -> LayerWeights:
+    def layer(self, index: int) -> LayerWeights:
+        """Read one layer.
+
+        Raises:
+            ModelError: a tensor is missing or has another shape than the config says.
+        """
         config = self._config
         matrices = {
             "qkv": (config.qkv_size, config.qkv_bias),
@@ -128,10 +142,10 @@ class GreedyLoader:
         return LayerWeights(**slots)
 
     def _norm(self, name: str) -> Affine:
-        weight = self._checkpoint.read(f"{name}.weight").to(self._device, torch.float32)
+        weight = self._checkpoint.read(f"{name}.weight").to(self.device, torch.float32)
         bias = None
         if self._config.norm.kind == "layer":
-            bias = self._checkpoint.read(f"{name}.bias").to(self._device, torch.float32)
+            bias = self._checkpoint.read(f"{name}.bias").to(self.device, torch.float32)
         return Affine(weight + self._config.norm.offset, bias)
 
     def _matrix(self, names: Sequence[str], rows: int, transposed: bool) -> torch.Tensor:
@@ -143,7 +157,7 @@ class GreedyLoader:
         self, names: Sequence[str], shape: tuple[int, ...], transposed: bool = False
     ) -> torch.Tensor:
         """Read tensors one after the other into one of `shape`, along dimension 0."""
-        result = zero_pages(shape, self._dtype, self._device)
+        result = zero_pages(shape, self.dtype, self.device)
         row = 0
         for name in names:
             stored = self._checkpoint.entry(name).shape
@@ -163,7 +177,7 @@ class GreedyLoader:
             raise ModelError(
                 "config.json says that the output head is the embedding, but the checkpoint holds "
                 f"another one in {head}.weight",
-                where=str(self._checkpoint.folder),
+                where=str(self._checkpoint.path),
                 fix='write "tie_word_embeddings": false into config.json to use that head',
             )
 
@@ -171,7 +185,7 @@ class GreedyLoader:
         found = ", ".join(f"{name} {self._checkpoint.entry(name).shape}" for name in names)
         return ModelError(
             f"tensors don't make up the shape {shape} that config.json asks for: {found}",
-            where=str(self._checkpoint.folder),
+            where=str(self._checkpoint.path),
             fix="config.json and weights are of different models; download the model again",
         )
 

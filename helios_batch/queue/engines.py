@@ -41,7 +41,9 @@ class WarmEngine:
         Raises:
             UsageError: the model can't be loaded here.
         """
-        model, resources = (job.model.digest, job.depth), job.spec.resources
+        exit_digest = job.exit_file.digest if job.exit_file else ""
+        model = (job.model.digest, job.depth, exit_digest, job.spec.exits.confidence)
+        resources = job.spec.resources
         if self._engine is None or (*model, resources) not in self._fits:
             self._engine = None  # the old weights go before the new ones come
             self._engine = load_engine(job)

@@ -30,6 +30,12 @@ def check_spec(spec: JobSpec, settings: QueueSettings) -> None:
     for path in spec.input.paths:
         _require("input.path", [_searched(path)], inputs, "HELIOS_INPUT_ROOTS")
         _require("input.path", local_files(path), inputs, "HELIOS_INPUT_ROOTS")
+    if spec.exits.path is not None:
+        folder = Path(spec.exits.path)
+        _require("exits.path", [spec.exits.path], inputs, "HELIOS_INPUT_ROOTS")
+        _require(
+            "exits.path", map(str, folder.expanduser().glob("*")), inputs, "HELIOS_INPUT_ROOTS"
+        )
     if _is_path(spec.model):
         folder = Path(spec.model)
         _require("models", [spec.model], inputs, "HELIOS_INPUT_ROOTS")

@@ -7,6 +7,17 @@ from collections.abc import Mapping
 from rich.table import Table
 from rich.text import Text
 
+_EXITS = {
+    "full": "the model's own, at full depth",
+    "plain": "the model's own head on a layer it was not trained for: not to be trusted",
+    "native": "the model's own; it was trained to be left at any layer",
+}
+
+
+def exit_text(exit_: str) -> str:
+    """Say what tokens leave through; see `records.EngineFacts`."""
+    return _EXITS.get(exit_, f"trained, {exit_}")
+
 
 def facts_table(title: str, facts: Mapping[str, str]) -> Table:
     """Return `facts` as a table; values are shown as they are, brackets included."""

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from helios_batch.preflight import Preflight
-from helios_batch.report.facts import facts_table
+from helios_batch.report.facts import exit_text, facts_table
 
 
 def plan_tables(plan: Preflight) -> Group:
@@ -20,6 +20,7 @@ def plan_tables(plan: Preflight) -> Group:
         "new tokens": f"up to {plan.max_new_tokens:,} a row",
         "rows that will fail": f"{errors or 'none'} (in the same sample)",
         "model": f"{plan.model} at {plan.depth} layers, {plan.dtype} on {plan.device}",
+        "exit": exit_text(plan.exit),
         "memory budget": _mib(plan.memory_budget),
         "fingerprint": plan.fingerprint,
     }

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from helios_batch.records import EngineFacts
-from helios_batch.report.facts import facts_table
+from helios_batch.report.facts import exit_text, facts_table
 from helios_batch.totals import Totals
 
 
@@ -37,9 +37,12 @@ def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds:
 
 def _engine(engine: EngineFacts) -> str:
     whole = engine.weight_bytes_loaded + engine.weight_bytes_left
+    layers = f"{engine.layers_loaded} of {engine.num_layers} layers"
+    if engine.layers_run > engine.layers_loaded:
+        layers += f" and {engine.layers_run - engine.layers_loaded} of the exit"
     return (
         f"{engine.model} on {engine.device} in {engine.dtype}: "
-        f"{engine.layers_loaded} of {engine.num_layers} layers, "
+        f"{layers}, exit: {exit_text(engine.exit)}, "
         f"{engine.weight_bytes_loaded / 1e6:,.0f} of {whole / 1e6:,.0f} MB of weights read"
     )
 

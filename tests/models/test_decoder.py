@@ -55,7 +55,9 @@ def logits_by_position(decoder: Decoder, sequences: list[torch.Tensor]) -> list[
         ]
         tokens = torch.cat([sequences[c.index][c.start : c.stop] for c in chunks])
         positions = torch.cat([torch.arange(c.start, c.stop) for c in chunks])
-        attention = PrefillAttention(decoder.config, cache, chunks, torch.device("cpu"))
+        attention = PrefillAttention(
+            decoder.config, decoder.kinds, cache, chunks, torch.device("cpu")
+        )
         out = logits(decoder.forward(tokens, positions, attention))
         for chunk, part in zip(chunks, out.split([c.stop - c.start for c in chunks]), strict=True):
             rows[chunk.index] += part
@@ -64,7 +66,9 @@ def logits_by_position(decoder: Decoder, sequences: list[torch.Tensor]) -> list[
         tokens = torch.stack(
             [s[position] for s, position in zip(sequences, positions.tolist(), strict=True)]
         )
-        attention = DecodeAttention(decoder.config, cache, [SlabRows(0, CAPACITY, positions)])
+        attention = DecodeAttention(
+            decoder.config, decoder.kinds, cache, [SlabRows(0, CAPACITY, positions)]
+        )
         for i, row in enumerate(logits(decoder.forward(tokens, positions, attention))):
             rows[i].append(row)
     return [torch.stack(row) for row in rows]

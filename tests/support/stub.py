@@ -21,7 +21,11 @@ from helios_batch.spec import SamplingSpec
 from tests.support.stub_engine import StubEngine
 
 MODEL: Any = SimpleNamespace(
-    name="stub", digest="0" * 64, path=Path(), config=SimpleNamespace(num_layers=2)
+    name="stub",
+    digest="0" * 64,
+    path=Path(),
+    exit_folders=[],
+    config=SimpleNamespace(num_layers=2),
 )
 
 
