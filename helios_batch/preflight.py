@@ -130,10 +130,8 @@ def preflight(job: Job) -> Preflight:
         per_sequence = roomy.kv_per_token * sequence
         return MemoryAtDepth(depth, roomy.weights, roomy.activations, per_sequence, batch)
 
-    layers = config.num_layers
-    depths = sorted(
-        {job.depth, layers, *job.exits, *(max(1, layers * k // 6) for k in range(1, 6))}
-    )
+    sixths = (max(1, config.num_layers * k // 6) for k in range(1, 7))
+    depths = sorted({job.depth, *job.exits, *sixths})
     lengths = sorted(sample.lengths) or [0]
     return Preflight(
         rows=job.table.rows,

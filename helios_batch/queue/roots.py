@@ -31,15 +31,9 @@ def check_spec(spec: JobSpec, settings: QueueSettings) -> None:
         _require("input.path", [_searched(path)], inputs, "HELIOS_INPUT_ROOTS")
         _require("input.path", local_files(path), inputs, "HELIOS_INPUT_ROOTS")
     if spec.exits.path is not None:
-        folder = Path(spec.exits.path)
-        _require("exits.path", [spec.exits.path], inputs, "HELIOS_INPUT_ROOTS")
-        _require(
-            "exits.path", map(str, folder.expanduser().glob("*")), inputs, "HELIOS_INPUT_ROOTS"
-        )
+        _require("exits.path", _with_files(spec.exits.path), inputs, "HELIOS_INPUT_ROOTS")
     if _is_path(spec.model):
-        folder = Path(spec.model)
-        _require("models", [spec.model], inputs, "HELIOS_INPUT_ROOTS")
-        _require("models", map(str, folder.expanduser().glob("*")), inputs, "HELIOS_INPUT_ROOTS")
+        _require("models", _with_files(spec.model), inputs, "HELIOS_INPUT_ROOTS")
 
 
 def check_files(table: InputTable, settings: QueueSettings) -> None:
@@ -91,6 +85,12 @@ def _searched(path: str) -> str:
         return path
     folder = literal.rpartition("/")[0] or ("/" if literal.startswith("/") else ".")
     return folder + query + after
+
+
+def _with_files(folder: str) -> list[str]:
+    """Return a folder and what lies in it, two levels deep: a model's exits are in a folder."""
+    inside = Path(folder).expanduser()
+    return [folder, *map(str, inside.glob("*")), *map(str, inside.glob("*/*"))]
 
 
 def _is_path(model: str) -> bool:

@@ -1,4 +1,4 @@
-"""What an exit file says of itself: whose exit it is, how it was made, how good it is (no torch)."""
+"""What an exit file says of itself: whose exit it is, how made, how good (no torch)."""
 
 from __future__ import annotations
 
