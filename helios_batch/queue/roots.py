@@ -7,7 +7,7 @@ write there anyway, and is trusted.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -87,10 +87,11 @@ def _searched(path: str) -> str:
     return folder + query + after
 
 
-def _with_files(folder: str) -> list[str]:
-    """Return a folder and what lies in it, two levels deep: a model's exits are in a folder."""
-    inside = Path(folder).expanduser()
-    return [folder, *map(str, inside.glob("*")), *map(str, inside.glob("*/*"))]
+def _with_files(folder: str) -> Iterator[str]:
+    """Yield a folder, and then what lies in it, two levels deep: a model's exits are in a folder."""
+    yield folder
+    for pattern in ("*", "*/*"):
+        yield from map(str, Path(folder).expanduser().glob(pattern))
 
 
 def _is_path(model: str) -> bool:
