@@ -15,6 +15,7 @@ from helios_batch.models.architectures import Architecture, architecture_of
 from helios_batch.models.config import DecoderConfig
 from helios_batch.models.packs import PACKS, is_fetched, pack_folder
 
+_SHIPPED_EXITS = Path(__file__).parent / "exits" / "shipped"
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
 
@@ -35,8 +36,9 @@ class ModelFolder:
 
     @property
     def exit_folders(self) -> list[Path]:
-        """Where exits that come with the model lie: beside its weights, then with this package."""
-        return [self.path / "exits", Path(__file__).parent / "exits" / "shipped" / self.name]
+        """Where exits that come with the model lie: beside its weights; a pack's, in this package."""
+        shipped = [_SHIPPED_EXITS / self.name] if self.pack_digest else []
+        return [self.path / "exits", *shipped]
 
     @cached_property
     def digest(self) -> str:

@@ -88,7 +88,7 @@ def _searched(path: str) -> str:
 
 
 def _with_files(folder: str) -> Iterator[str]:
-    """Yield a folder, and then what lies in it, two levels deep: a model's exits are in a folder."""
+    """Yield a folder, then what lies in it two levels deep, as a model's exits do."""
     yield folder
     for pattern in ("*", "*/*"):
         yield from map(str, Path(folder).expanduser().glob(pattern))
