@@ -74,7 +74,10 @@ class ExitRecord:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What became of one prompt. `text` and `exit` are None exactly when `error` is set."""
+    """What became of one prompt. `text` and `exit` are None exactly when `error` is set.
+
+    `token_ids` are the completion's, an end-of-text token included; the output does not hold them.
+    """
 
     row: int
     text: str | None
@@ -83,6 +86,7 @@ class Generation:
     completion_tokens: int
     exit: ExitRecord | None
     error: RowError | None = None
+    token_ids: tuple[int, ...] = ()
 
     @classmethod
     def failed(cls, row: int, error: RowError, prompt_tokens: int = 0) -> Generation:

@@ -261,4 +261,5 @@ class Engine:
                 token_layers=(self.depth,) * len(sequence.tokens),
                 token_confidences=tuple(sequence.confidences),
             ),
+            token_ids=tuple(sequence.tokens),
         )

@@ -36,7 +36,7 @@ class ModelFolder:
 
     @property
     def exit_folders(self) -> list[Path]:
-        """Where exits that come with the model lie: beside its weights; a pack's, in this package."""
+        """Where exits that come with the model lie: beside it, and a pack's in this package."""
         shipped = [_SHIPPED_EXITS / self.name] if self.pack_digest else []
         return [self.path / "exits", *shipped]
 
