@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +41,17 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def reference(tiny: Path) -> Any:
-    """The same tiny model in transformers."""
+def load_reference(tiny: Path) -> Callable[[], Any]:
+    """Load the same tiny model in transformers, to be changed at will."""
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(tiny).eval()
+    return lambda: AutoModelForCausalLM.from_pretrained(tiny).eval()
+
+
+@pytest.fixture(scope="session")
+def reference(load_reference: Callable[[], Any]) -> Any:
+    """The same tiny model in transformers."""
+    return load_reference()
 
 
 @pytest.fixture(scope="session")

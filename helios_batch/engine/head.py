@@ -47,17 +47,18 @@ def best_token(
         tile_top, tile_token = logits.max(dim=-1)
         tile_top = tile_top.float()
         token = torch.where(tile_top > top, tile_token + start, token)
+        if margin:
+            # of the next best so far, the tile's next best, and the loser of the two best ones
+            others = logits.scatter(1, tile_token[:, None], float("-inf")).amax(dim=-1).float()
+            loser = torch.minimum(tile_top, top)
+            second = torch.maximum(torch.maximum(second, others), loser)
         new_top = torch.maximum(tile_top, top)
         total *= ((top - new_top) / temperature).exp_()
+        # in place, in float32 of the logits themselves: they are not needed any more
         wide = logits.float().sub_(new_top[:, None])
         if temperature != 1.0:
             wide.div_(temperature)
         total += wide.exp_().sum(dim=-1)
-        if margin:
-            # of the tile's next best, the best so far, and the tile's best: the middle one
-            logits.scatter_(1, tile_token[:, None], float("-inf"))
-            loser = torch.minimum(tile_top, top)
-            second = torch.maximum(torch.maximum(second, logits.amax(dim=-1).float()), loser)
         top = new_top
     probability = total.reciprocal_()
     return Best(token, probability, probability * ((second - top) / temperature).exp_())

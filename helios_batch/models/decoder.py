@@ -6,13 +6,14 @@ another is the business of the `Attention` that the caller passes in.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from helios_batch.models.config import DecoderConfig, LayerKind, Norm
-from helios_batch.models.exits.load import ExitWeights
+from helios_batch.models.exits.assemble import ExitWeights
 from helios_batch.models.rotary import RotaryTables, rotate
 from helios_batch.models.weights import Affine, DecoderWeights, LayerWeights, MlpWeights
 
@@ -70,7 +71,7 @@ class Decoder:
     def forward(
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: Attention
     ) -> torch.Tensor:
-        """Return the hidden states after the exit's last layer.
+        """Return the hidden states after the exit's last layer, before the final norm.
 
         Args:
             tokens: [T] int64 token ids.
@@ -78,21 +79,38 @@ class Decoder:
             attention: called once per layer.
 
         Returns:
-            [T, hidden_size], before the final norm.
+            [T, hidden_size].
         """
+        *_, hidden = self.states(tokens, positions, attention)
+        return self.leave(hidden, positions, attention)
+
+    def states(
+        self, tokens: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> Iterator[torch.Tensor]:
+        """Yield the hidden states [T, hidden_size] after 0, 1, ... loaded layers."""
         hidden = self._embed(tokens, positions)
+        yield hidden
         rotations = self._rotary.at(positions)
-        kinds, layers = self.kinds, [*self.weights.layers, *self.exit.layers]
-        for index, (kind, layer) in enumerate(zip(kinds, layers, strict=True)):
-            if index == self.depth and self.exit.bridge is not None:
-                hidden = linear(hidden, self.exit.bridge)
-            hidden = self._attend(index, layer, hidden, rotations[kind.rotary], attention)
-            hidden = self._mlp(layer, hidden)
-        if self.exit.bridge is not None and not self.exit.layers:
+        for index, layer in enumerate(self.weights.layers):
+            rotation = rotations[self.config.layers[index].rotary]
+            hidden = self._layer(index, layer, hidden, rotation, attention)
+            yield hidden
+
+    def leave(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Run the exit's bridge, layers and MLP on hidden states after the loaded layers.
+
+        Args and result are those of `forward`, with `hidden` [T, hidden_size] for the tokens.
+        """
+        if self.exit.bridge is not None:
             hidden = linear(hidden, self.exit.bridge)
-        if self.exit.mlp is not None:
-            hidden = self._mlp(self.exit.mlp, hidden)
-        return hidden
+        if self.exit.layers:
+            rotations = self._rotary.at(positions)
+            exit_layers = zip(self.exit.kinds, self.exit.layers, strict=True)
+            for index, (kind, layer) in enumerate(exit_layers, start=self.depth):
+                hidden = self._layer(index, layer, hidden, rotations[kind.rotary], attention)
+        return hidden if self.exit.mlp is None else self._mlp(self.exit.mlp, hidden)
 
     def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return `hidden` [T, hidden_size] normed for the output head."""
@@ -107,6 +125,16 @@ class Decoder:
             rows = positions + (self.config.position_offset or 0)
             hidden = hidden + F.embedding(rows, self.weights.position_embedding)
         return hidden
+
+    def _layer(
+        self,
+        index: int,
+        layer: LayerWeights,
+        hidden: torch.Tensor,
+        rotation: torch.Tensor | None,
+        attention: Attention,
+    ) -> torch.Tensor:
+        return self._mlp(layer, self._attend(index, layer, hidden, rotation, attention))
 
     def _attend(
         self,
@@ -149,7 +177,10 @@ class Decoder:
 
 def linear(x: torch.Tensor, parameters: Affine) -> torch.Tensor:
     """Return x @ weight.T + bias; x is [..., in], the result [..., out]."""
-    return F.linear(x, parameters.weight, parameters.bias)
+    result = F.linear(x, parameters.weight, parameters.bias)
+    if parameters.delta is not None:
+        result = result + F.linear(F.linear(x, parameters.delta.down), parameters.delta.up)
+    return result
 
 
 def normalize(x: torch.Tensor, parameters: Affine, norm: Norm) -> torch.Tensor:
@@ -158,6 +189,8 @@ def normalize(x: torch.Tensor, parameters: Affine, norm: Norm) -> torch.Tensor:
     if norm.kind == "layer":
         return F.layer_norm(x.float(), (size,), parameters.weight, parameters.bias, norm.eps).to(x)
     wide = x.float()
+    if x.requires_grad:
+        return (F.rms_norm(wide, (size,), eps=norm.eps) * parameters.weight).to(x.dtype)
     # vector_norm reads x once, where pow and mean write a temporary of x's size
     length: torch.Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
     scale = length.square_().div_(size).add_(norm.eps).rsqrt_()

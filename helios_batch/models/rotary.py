@@ -34,6 +34,8 @@ def rotate(heads: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
     """Rotate the halves of each head: heads [T, H, head_dim], rotation as from `at`."""
     cos, sin = rotation
     left, right = heads.chunk(2, dim=-1)
+    if heads.requires_grad:
+        return torch.cat([left * cos - right * sin, right * cos + left * sin], dim=-1)
     result = torch.empty(heads.shape, dtype=heads.dtype, device=heads.device)
     out_left, out_right = result.chunk(2, dim=-1)
     torch.mul(left, cos, out=out_left).addcmul_(right, sin, value=-1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 
@@ -14,12 +15,23 @@ from helios_batch.models.pages import zero_pages
 from helios_batch.models.tensor_names import TensorNames
 
 
+class Delta(NamedTuple):
+    """A low-rank change of a matrix (out, in): `up` [out, r] times `down` [r, in]."""
+
+    down: torch.Tensor
+    up: torch.Tensor
+
+
 @dataclass(frozen=True, slots=True)
 class Affine:
-    """A weight and, where the architecture has one, its bias. Matrices are (out, in)."""
+    """A weight and, where the architecture has one, its bias. Matrices are (out, in).
+
+    `delta` is set while an exit is trained; loaded ones are added into the weight.
+    """
 
     weight: torch.Tensor
     bias: torch.Tensor | None = None
+    delta: Delta | None = None
 
 
 @dataclass(frozen=True, slots=True)

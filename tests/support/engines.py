@@ -7,6 +7,7 @@ from pathlib import Path
 
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
+from helios_batch.models.exits.file import ExitFile
 from helios_batch.models.folder import open_model
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import (
@@ -14,18 +15,23 @@ from helios_batch.records import (
     Progress,
     Prompt,
 )
-from helios_batch.spec import ResourceSpec
+from helios_batch.spec import Confidence, ResourceSpec
 
 
 def make_engine(
-    folder: Path, depth: int | None = None, sequence_tokens: int = 32, **resources: object
+    folder: Path,
+    depth: int | None = None,
+    sequence_tokens: int = 32,
+    exit_file: ExitFile | None = None,
+    confidence: Confidence = "probability",
+    **resources: object,
 ) -> Engine:
     """Load an engine; `resources` are keys of the spec's section, float32 by default."""
     model = open_model(str(folder))
     spec = ResourceSpec.model_validate({"dtype": "float32", "memory": "64MiB"} | resources)
     layers = model.config.num_layers if depth is None else depth
     tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
-    return Engine(model, tokenizer, layers, resolve(spec), sequence_tokens)
+    return Engine(model, tokenizer, layers, resolve(spec), sequence_tokens, exit_file, confidence)
 
 
 def prompts(*texts: str) -> list[Prompt]:

@@ -105,3 +105,8 @@ class ExitMetadata:
             raise ValueError(f"depth {self.depth} of {self.num_layers}, tail {self.tail}")
         if not self.temperature > 0:
             raise ValueError(f"temperature {self.temperature}")
+
+
+def is_norm(tensor: str) -> bool:
+    """Whether an exit's tensor belongs to a norm, and so is kept in float32."""
+    return tensor.split(".")[-2].endswith("norm")
