@@ -59,6 +59,13 @@ class Tokenizer:
                     )
         return results
 
+    def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize texts as they stand in the midst of others, without special tokens."""
+        if not texts:
+            return []
+        encoded = self._tokenizer(list(texts), add_special_tokens=False)
+        return [list(ids) for ids in encoded["input_ids"]]
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`, without special tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))

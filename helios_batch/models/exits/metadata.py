@@ -56,6 +56,7 @@ class ExitMetadata:
         tail: the model's own layers that run after the bridge, by index.
         own_layers: decoder layers that the exit brings along.
         temperature: divides the exit's logits, so that confidence means what it says.
+        choice_temperature: the same for the scores of a label task's choices.
         training: fingerprint and size of the data, seed, and what else tells how it was made.
         measured: by name of what it was measured on, such as `held_out`.
     """
@@ -68,6 +69,7 @@ class ExitMetadata:
     tail: tuple[int, ...] = ()
     own_layers: int = 0
     temperature: float = 1.0
+    choice_temperature: float = 1.0
     training: dict[str, Any] = field(default_factory=dict)
     measured: dict[str, Measured] = field(default_factory=dict)
 
@@ -103,8 +105,8 @@ class ExitMetadata:
         inside = all(self.depth <= index < self.num_layers for index in self.tail)
         if not (1 <= self.depth < self.num_layers and inside and self.own_layers >= 0):
             raise ValueError(f"depth {self.depth} of {self.num_layers}, tail {self.tail}")
-        if not self.temperature > 0:
-            raise ValueError(f"temperature {self.temperature}")
+        if not (self.temperature > 0 and self.choice_temperature > 0):
+            raise ValueError(f"temperatures {self.temperature}, {self.choice_temperature}")
 
 
 def is_norm(tensor: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -13,11 +13,12 @@ from helios_batch.models.tuning.attention import PaddedAttention
 from helios_batch.models.tuning.states import StateCache
 
 THRESHOLDS = (0.5, 0.7, 0.8, 0.9, 0.95)
-TEMPERATURES = tuple(round(0.5 * 1.08**i, 4) for i in range(22))
-"""Candidates, from 0.5 to 2.5 by steps of 8 %."""
+_STEPS_PER_UNIT, _STEPS = 10, range(4, 26)
+TEMPERATURES = tuple(_STEPS_PER_UNIT / step for step in _STEPS)
+"""Candidates, from 2.5 to 0.4: their inverses are multiples of a tenth."""
 _BINS = 15
 _STEP_TOKENS = 4096
-_HEAD_ROWS = 256
+_HEAD_ROWS = 64
 
 
 class Judged(NamedTuple):
@@ -39,23 +40,54 @@ def judge(decoder: Decoder, depth: int, cache: StateCache, indices: Sequence[int
         indices: texts to judge by.
     """
     agrees, confidence = [], []
+    for normed, expected in _exit_rows(decoder, depth, cache, indices):
+        logits = (normed @ decoder.head.T).float()
+        top, token = logits.max(dim=-1)
+        agrees.append(token == expected)
+        confidence.append(_confidence(logits.sub_(top[:, None])))
+    return Judged(torch.cat(agrees), torch.cat(confidence))
+
+
+@torch.inference_mode()
+def agreement(decoder: Decoder, depth: int, cache: StateCache, indices: Sequence[int]) -> float:
+    """Return the share of tokens at which an exit says what full depth says; args as `judge`'s."""
+    right = total = 0
+    for normed, expected in _exit_rows(decoder, depth, cache, indices):
+        right += int(((normed @ decoder.head.T).argmax(dim=-1) == expected).sum())
+        total += len(expected)
+    return right / total
+
+
+def _exit_rows(
+    decoder: Decoder, depth: int, cache: StateCache, indices: Sequence[int]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield the exit's normed states [R, hidden_size] and full depth's tokens [R], piece by piece,
+    where the model wrote the next token itself."""
+    device = decoder.weights.embedding.device
     for group in cache.batches(indices, _STEP_TOKENS):
         batch = cache.read(group, [depth])
         hidden = batch.hidden[depth].flatten(0, 1).to(decoder.weights.embedding)
         attention = PaddedAttention(decoder.config, decoder.kinds, *batch.texts.tokens.shape)
-        positions = batch.texts.positions.to(hidden.device)
-        decides = batch.texts.decides.flatten().to(hidden.device)
-        normed = decoder.final_norm(decoder.leave(hidden, positions, attention)[decides])
-        expected = batch.top_tokens[..., 0].flatten()[decides.cpu()].to(hidden.device)
-        for begin in range(0, len(normed), _HEAD_ROWS):
-            rows = slice(begin, begin + _HEAD_ROWS)
-            logits = (normed[rows] @ decoder.head.T).float()
-            top, token = logits.max(dim=-1)
-            agrees.append(token == expected[rows])
-            logits -= top[:, None]
-            sums = [(logits / t).exp_().sum(dim=-1) for t in TEMPERATURES]
-            confidence.append(torch.stack(sums, dim=-1).reciprocal_())
-    return Judged(torch.cat(agrees), torch.cat(confidence))
+        decides = batch.texts.decides.flatten()
+        left = decoder.leave(hidden, batch.texts.positions.to(device), attention)
+        normed = decoder.final_norm(left[decides.to(device)])
+        expected = batch.top_tokens[..., 0].flatten()[decides].to(device)
+        rows = (torch.split(part, _HEAD_ROWS) for part in (normed, expected))
+        yield from zip(*rows, strict=True)
+
+
+def _confidence(logits: torch.Tensor) -> torch.Tensor:
+    """Return the highest probability [R, len(TEMPERATURES)] of logits [R, V] whose maximum is 0.
+
+    exp(x / 10) to the power of k is exp(x k / 10): one exponential serves all temperatures.
+    """
+    base = logits.mul_(1 / _STEPS_PER_UNIT).exp_()
+    power, sums = base.clone(), []
+    for step in range(2, _STEPS.stop):
+        power.mul_(base)
+        if step in _STEPS:
+            sums.append(power.sum(dim=-1))
+    return torch.stack(sums, dim=-1).reciprocal_()
 
 
 def fit_temperature(judged: Judged) -> float:

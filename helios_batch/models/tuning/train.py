@@ -62,7 +62,7 @@ class Trainer:
         cache: StateCache,
         settings: TrainSettings,
     ) -> None:
-        self._decoder, self._layers, self._metadata = decoder, layers, metadata
+        self._decoder, self._layers, self.metadata = decoder, layers, metadata
         self._cache, self._settings = cache, settings
         device = decoder.weights.embedding.device
         self._live = {
@@ -82,6 +82,10 @@ class Trainer:
         )
         self.steps = 0
         self.tokens = 0
+
+    def places(self, indices: Sequence[int]) -> int:
+        """Return how many places, padding included, some texts take as one batch."""
+        return len(indices) * max(len(self._cache.texts[i].tokens) for i in indices)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """Return the averaged tensors so far."""
@@ -110,7 +114,7 @@ class Trainer:
 
     def step(self, indices: Sequence[int]) -> float:
         """Learn from some texts as one batch; return the loss."""
-        depth, full = self._metadata.depth, self._metadata.num_layers
+        depth, full = self.metadata.depth, self.metadata.num_layers
         batch = self._cache.read(indices, [depth, full])
         device = self._decoder.weights.embedding.device
         kind = torch.bfloat16 if self._decoder.weights.embedding.dtype == torch.bfloat16 else None
@@ -135,8 +139,8 @@ class Trainer:
         settings, texts = self._settings, batch.texts
         chosen = texts.within.flatten()
         weight = torch.where(texts.decides, 1.0, settings.prompt_weight).flatten()[chosen]
-        student = exit_decoder(self._decoder, self._live, self._metadata, self._layers)
-        hidden = batch.hidden[self._metadata.depth].flatten(0, 1).to(student.weights.embedding)
+        student = exit_decoder(self._decoder, self._live, self.metadata, self._layers)
+        hidden = batch.hidden[self.metadata.depth].flatten(0, 1).to(student.weights.embedding)
         attention = PaddedAttention(student.config, student.kinds, *texts.tokens.shape)
         left = student.leave(hidden, texts.positions.to(hidden.device), attention)[chosen]
         kinds, places = self._vocabulary(batch.top_tokens.flatten(0, 1)[chosen])
@@ -146,7 +150,7 @@ class Trainer:
         chances = logits.log_softmax(dim=-1).gather(1, places.to(hidden.device))
         loss = -(likely * chances).sum(dim=-1)
         if settings.state_weight:
-            target = batch.hidden[self._metadata.num_layers].flatten(0, 1)[chosen]
+            target = batch.hidden[self.metadata.num_layers].flatten(0, 1)[chosen]
             target = F.normalize(target.to(hidden.device).float(), dim=-1)
             distance = (F.normalize(left.float(), dim=-1) - target).square().sum(dim=-1)
             loss = loss + settings.state_weight * distance

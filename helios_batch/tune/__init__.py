@@ -1,0 +1,1 @@
+"""`models tune`: exits for a model, made on a job's own prompts."""

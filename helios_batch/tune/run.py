@@ -1,0 +1,242 @@
+"""A tuning from start to end: sample, full depth, hidden states, exits, measurements."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from helios_batch.engine.device import Resources, resolve
+from helios_batch.errors import OutputError
+from helios_batch.job import Job, prepare
+from helios_batch.loading import load_engine
+from helios_batch.local import Observer, run_local
+from helios_batch.models.checkpoint import Checkpoint
+from helios_batch.models.decoder import Decoder
+from helios_batch.models.exits.file import write_exit
+from helios_batch.models.exits.metadata import ExitMetadata
+from helios_batch.models.folder import ModelFolder, open_model
+from helios_batch.models.tokenizer import Tokenizer
+from helios_batch.models.tuning.start import target_layer
+from helios_batch.models.tuning.states import StateCache, Text
+from helios_batch.models.tuning.train import TrainSettings
+from helios_batch.models.weights import GreedyLoader
+from helios_batch.spec import digest
+from helios_batch.tune.fit import CurvePoint, ExitMaker, Splits, Watcher
+from helios_batch.tune.labels import LabelMeasure, measure_labels
+from helios_batch.tune.request import TuneRequest
+from helios_batch.tune.sample import Sampled, sample
+from helios_batch.tune.texts import written_texts
+
+_RECORD = "tuning.json"
+_WORK = "_work"
+_WATCH_SHARE = 0.125
+_LEAST_TRAIN_SECONDS = 5.0
+_ENDLESS = 24 * 3600.0
+_LABEL_PROMPT_WEIGHT = 0.02
+
+
+@dataclass(frozen=True)
+class ExitReport:
+    """What is told of one exit; rates in FLOP/s."""
+
+    metadata: ExitMetadata
+    path: Path
+    size: int
+    curve: tuple[CurvePoint, ...]
+    ended: str
+    flops_per_second: float
+    labels: LabelMeasure | None = None
+
+
+@dataclass(frozen=True)
+class TuneResult:
+    """What a tuning came to; `seconds` by phase, `matrix_flops_per_second` measured here."""
+
+    model: str
+    output: Path
+    fingerprint: str
+    learned_texts: int
+    learned_tokens: int
+    held_out_tokens: int
+    matrix_flops_per_second: float
+    exits: tuple[ExitReport, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as JSON values."""
+        data: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
+        return data
+
+
+def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResult:
+    """Make exits on a sample of a job's own rows; a second call goes on where one was interrupted.
+
+    Args:
+        request: what to make.
+        observer: watches the jobs at full depth.
+        watcher: watches caching and training.
+
+    Raises:
+        UsageError: model, data or request are not usable, or the folder holds another tuning.
+        JobError: reading or writing failed.
+    """
+    began, seconds = time.perf_counter(), {}
+    model = open_model(request.model)
+    request.check(model)
+    request.output.mkdir(parents=True, exist_ok=True)
+    share = -(-request.rows // len(request.data))
+    sampled = [sample(request, source, share, i) for i, source in enumerate(request.data)]
+    fingerprint = digest(request.identity([source.digest for source in sampled], model))
+    _claim(request.output, fingerprint)
+
+    jobs = [(prepare(source.learn), prepare(source.held_out)) for source in sampled]
+    learn, held_out = _texts(jobs, observer)
+    random.Random(request.seed).shuffle(learn)
+    seconds["full depth"] = time.perf_counter() - began
+
+    work = request.output / _WORK
+    resources = resolve(request.resources)
+    decoder = load_decoder(model, resources)
+    metadata = [_metadata(request, model, depth, fingerprint) for depth in sorted(request.exits)]
+    layers = {model.config.num_layers, *request.exits, *map(target_layer, metadata)}
+    cache = StateCache(
+        work / "states", [*held_out, *learn], sorted(layers), model.config.hidden_size, request.disk
+    )
+    watcher.phase("hidden states", cache.tokens)
+    cache.write(decoder, lambda tokens: watcher.advance(tokens, f"{tokens:,} tokens"))
+    seconds["hidden states"] = time.perf_counter() - began - sum(seconds.values())
+
+    splits = _split(len(held_out), len(cache.texts))
+    label = sampled[0].learn.task.type == "label"
+    settings = TrainSettings(seed=request.seed)
+    if label:
+        settings = TrainSettings(seed=request.seed, prompt_weight=_LABEL_PROMPT_WEIGHT)
+    maker = ExitMaker(decoder, cache, splits, settings, request.rank, watcher)
+    total = request.minutes * 60 if request.minutes else _ENDLESS
+    reports = []
+    for number, wanted in enumerate(metadata):
+        left = total - (time.perf_counter() - began)
+        budget = max(_LEAST_TRAIN_SECONDS, left / (len(metadata) - number))
+        made = maker.make(wanted, budget, work / f"exit-{wanted.depth:02d}.pt")
+        path = request.output / f"exit-{wanted.depth:02d}.safetensors"
+        write_exit(path, made.metadata, made.tensors)
+        found, measured = made.metadata, None
+        if label:
+            found, measured = measure_labels(sampled, found, path, observer)
+            write_exit(path, found, made.tensors)
+        size = path.stat().st_size
+        reports.append(
+            ExitReport(found, path, size, made.curve, made.ended, made.flops_per_second, measured)
+        )
+    seconds["exits"] = time.perf_counter() - began - sum(seconds.values())
+    result = TuneResult(
+        model=model.name,
+        output=request.output,
+        fingerprint=fingerprint,
+        learned_texts=len(splits.learn),
+        learned_tokens=sum(len(cache.texts[i].tokens) for i in splits.learn),
+        held_out_tokens=reports[0].metadata.measured["held_out"].tokens,
+        matrix_flops_per_second=matrix_rate(resources),
+        exits=tuple(reports),
+        seconds={phase: round(value, 1) for phase, value in seconds.items()},
+    )
+    text = json.dumps(result.to_json() | {"status": "done"}, indent=2)
+    (request.output / _RECORD).write_text(text)
+    shutil.rmtree(work, ignore_errors=True)
+    return result
+
+
+def load_decoder(model: ModelFolder, resources: Resources) -> Decoder:
+    """Load a model at full depth."""
+    torch.set_num_threads(resources.threads)
+    with Checkpoint(model.path) as checkpoint:
+        names = model.architecture.tensor_names
+        loader = GreedyLoader(model.config, names, checkpoint, resources.dtype, resources.device)
+        return Decoder(model.config, loader.load(model.config.num_layers))
+
+
+def matrix_rate(resources: Resources) -> float:
+    """Return the FLOP/s of a large matrix product in the type that training uses."""
+    a, b = (
+        torch.randn(shape, device=resources.device).to(resources.dtype)
+        for shape in ((4096, 2048), (2048, 2048))
+    )
+    best = float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        # the transfer waits for the product on devices that run ahead
+        float((a @ b)[0, 0])
+        best = min(best, time.perf_counter() - began)
+    return 2 * 4096 * 2048 * 2048 / best
+
+
+def _claim(folder: Path, fingerprint: str) -> None:
+    record = folder / _RECORD
+    try:
+        found = json.loads(record.read_text())["fingerprint"]
+    except FileNotFoundError:
+        record.write_text(json.dumps({"fingerprint": fingerprint, "status": "running"}))
+        return
+    except (OSError, ValueError, KeyError, TypeError):
+        found = None
+    if found != fingerprint:
+        raise OutputError(
+            "the folder holds another tuning: model, data, exits, rows or seed differ",
+            where=str(folder),
+            fix="choose another folder with --out, or delete this one",
+        )
+
+
+def _texts(jobs: Sequence[tuple[Job, Job]], observer: Observer) -> tuple[list[Text], list[Text]]:
+    """Run the jobs at full depth; return the texts to learn from, and those held out."""
+    for pair in jobs:
+        for job in pair:
+            run_local(job, load_engine, observer)
+    tokenizer = Tokenizer(jobs[0][0].model.path, jobs[0][0].created)
+    learn, held_out = (
+        [text for pair in jobs for text in written_texts(pair[i], tokenizer)] for i in (0, 1)
+    )
+    return learn, held_out
+
+
+def _metadata(
+    request: TuneRequest, model: ModelFolder, depth: int, fingerprint: str
+) -> ExitMetadata:
+    layers = model.config.num_layers
+    own = int(request.kind.removeprefix("layer:")) if request.kind.startswith("layer:") else 0
+    return ExitMetadata(
+        kind=request.kind,
+        backbone=model.digest,
+        model=model.name,
+        num_layers=layers,
+        depth=depth,
+        tail=tuple(range(layers - request.tail, layers)) if request.kind == "bridge" else (),
+        own_layers=own,
+        training={
+            "data": fingerprint,
+            "rows": request.rows,
+            "seed": request.seed,
+            "rank": request.rank,
+        },
+    )
+
+
+def _split(held_out: int, texts: int) -> Splits:
+    """Texts held out stand first in the cache; an eighth of the others is to watch by."""
+    watch = max(1, int((texts - held_out) * _WATCH_SHARE))
+    return Splits(
+        learn=range(held_out + watch, texts),
+        watch=range(held_out, held_out + watch),
+        held_out=range(held_out),
+    )
+
+
+__all__ = ["ExitReport", "Sampled", "TuneResult", "load_decoder", "matrix_rate", "tune"]
