@@ -63,7 +63,8 @@ class ExitRecord:
     """Where each token of a row left the model, and how sure the exit was.
 
     `token_layers` and `token_confidences` have one entry per completion token; a confidence is the
-    probability of the most likely token at the exit, before temperature and filters.
+    probability of the most likely token at the exit, before temperature and filters. The tokens of
+    a label leave together: each has the label's probability among the choices.
     """
 
     model: str
@@ -77,6 +78,8 @@ class Generation:
     """What became of one prompt. `text` and `exit` are None exactly when `error` is set.
 
     `token_ids` are the completion's, an end-of-text token included; the output does not hold them.
+    Of a label task only: `label` is the likeliest choice, which is the text too, and
+    `label_probability` has one entry per choice, in the spec's order; they add up to 1.
     """
 
     row: int
@@ -87,6 +90,8 @@ class Generation:
     exit: ExitRecord | None
     error: RowError | None = None
     token_ids: tuple[int, ...] = ()
+    label: str | None = None
+    label_probability: tuple[float, ...] | None = None
 
     @classmethod
     def failed(cls, row: int, error: RowError, prompt_tokens: int = 0) -> Generation:
@@ -120,7 +125,10 @@ class EngineFacts:
 
 @dataclass(slots=True)
 class EngineStats:
-    """What a call of `generate` took: seconds, decoded tokens and steps, and the largest batch."""
+    """What a call of the engine took: seconds, decoded tokens and steps, and the largest batch.
+
+    Labels are scored in prefill steps alone.
+    """
 
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
@@ -131,7 +139,7 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a call of `generate` stands after a step."""
+    """Where a call of the engine stands after a step."""
 
     rows_done: int
     new_tokens: int
@@ -148,7 +156,7 @@ class Generator(Protocol):
 
     @property
     def stats(self) -> EngineStats:
-        """What its last call of `generate` took."""
+        """What its last call took."""
         ...
 
     def generate(
@@ -158,4 +166,13 @@ class Generator(Protocol):
         on_step: Callable[[Progress], None] | None = None,
     ) -> list[Generation]:
         """Return one generation per prompt, in the same order."""
+        ...
+
+    def label(
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Return one labelled generation per prompt, in the same order."""
         ...

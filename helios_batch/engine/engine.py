@@ -10,6 +10,7 @@ import torch
 
 from helios_batch.engine.device import Resources
 from helios_batch.engine.kv_cache import KVCache
+from helios_batch.engine.labeling import Labeler
 from helios_batch.engine.memory import MemoryPlan, StepShape, plan_memory
 from helios_batch.engine.runner import NextToken, Runner
 from helios_batch.engine.scheduler import PrefillStep, Scheduler
@@ -154,6 +155,21 @@ class Engine:
         if sequences:
             self._run(sequences, call)
         return [call.results[index] for index in range(len(prompts))]
+
+    def label(
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Label each prompt with the likeliest of `choices`; return generations in the same order.
+
+        See `labeling.Labeler`. What holds for `generate` holds here: a prompt that can't be run
+        gives an error, and a row's result does not depend on the prompts beside it.
+        """
+        self.stats = EngineStats()
+        labeler = Labeler(self.model, self.tokenizer, self._decoder, self._cache, self.shape)
+        return labeler.run(prompts, choices, self.stats, on_step)
 
     def _sequences(
         self, prompts: Sequence[Prompt], sampling: SamplingSpec, call: _Call

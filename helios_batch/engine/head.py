@@ -9,6 +9,9 @@ import torch.nn.functional as F
 
 from helios_batch.engine.memory import HEAD_TILE
 
+SCORED_TILE = 512
+"""Vocabulary entries that are scored at a time: in float32, a tile of the head is a copy."""
+
 
 class Best(NamedTuple):
     """The most likely token of each row [R] int64; its probability, and that of the next [R]."""
@@ -67,3 +70,41 @@ def best_token(
 def logits(hidden: torch.Tensor, head: torch.Tensor) -> torch.Tensor:
     """Return [R, vocab_size] float32 logits; for few rows only."""
     return F.linear(hidden, head).float()
+
+
+def log_probability(
+    hidden: torch.Tensor,
+    head: torch.Tensor,
+    rows: torch.Tensor,
+    tokens: torch.Tensor,
+    temperature: float = 1.0,
+) -> torch.Tensor:
+    """Return the log-probabilities of given tokens after given rows, [N] float32.
+
+    Computed in float32 whatever the model's type: the logits of two choices often differ by less
+    than bfloat16 tells apart. The soft-max is accumulated as in `best_token`.
+
+    Args:
+        hidden: [R, hidden_size], after the final norm.
+        head: [vocab_size, hidden_size].
+        rows: [N] int64, for each token the row of `hidden` that it comes after.
+        tokens: [N] int64.
+        temperature: what logits are divided by.
+    """
+    count, width = len(hidden), min(SCORED_TILE, len(head))
+    wide = hidden.float().div_(temperature)
+    top = torch.full((count,), float("-inf"), device=hidden.device)
+    total = torch.zeros(count, device=hidden.device)
+    found = torch.zeros(len(tokens), device=hidden.device)
+    for begin in range(0, len(head), width):
+        start = min(begin, len(head) - width)
+        tile = F.linear(wide, head[start : start + width].float())
+        place = tokens - start
+        inside = (tokens >= begin) & (place < width)
+        found = torch.where(inside, tile[rows, place.clamp(0, width - 1)], found)
+        tile[:, : begin - start] = float("-inf")
+        new_top = torch.maximum(tile.amax(dim=-1), top)
+        total *= (top - new_top).exp_()
+        total += tile.sub_(new_top[:, None]).exp_().sum(dim=-1)
+        top = new_top
+    return found - (top + total.log_())[rows]

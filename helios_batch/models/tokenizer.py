@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 
 from helios_batch.errors import ModelError
+from helios_batch.models.choices import EncodedChoices, split
 from helios_batch.records import ErrorCode, Message, RowError
 
 
@@ -54,9 +55,7 @@ class Tokenizer:
             if texts:
                 encoded = self._tokenizer(list(texts.values()), add_special_tokens=special)
                 for index, ids in zip(texts, encoded["input_ids"], strict=True):
-                    results[index] = ids or RowError(
-                        ErrorCode.EMPTY_PROMPT, "the prompt comes to no tokens"
-                    )
+                    results[index] = ids or _no_tokens()
         return results
 
     def encode_plain(self, texts: Sequence[str]) -> list[list[int]]:
@@ -65,6 +64,26 @@ class Tokenizer:
             return []
         encoded = self._tokenizer(list(texts), add_special_tokens=False)
         return [list(ids) for ids in encoded["input_ids"]]
+
+    def encode_choices(
+        self, contents: Sequence[str | tuple[Message, ...]], choices: Sequence[str]
+    ) -> Iterator[EncodedChoices | RowError]:
+        """Tokenize prompts, each with every choice written right behind it.
+
+        A prompt that `encode` refuses, or all of which merges with a choice, is a `RowError`.
+        """
+        results: list[list[int] | RowError] = [[] for _ in contents]
+        rendered = self._render(contents, results)
+        for index, result in enumerate(results):
+            if isinstance(result, RowError):
+                yield result
+                continue
+            special = index in rendered[True]
+            text = rendered[special][index]
+            # row by row: the whole texts of many rows and choices would be long lists
+            texts = [text, *(text + choice for choice in choices)]
+            prompt, *whole = self._tokenizer(texts, add_special_tokens=special)["input_ids"]
+            yield split(prompt, whole) if prompt else _no_tokens()
 
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`, without special tokens."""
@@ -100,3 +119,7 @@ class Tokenizer:
                     ErrorCode.BAD_MESSAGES, f"the model's chat template refuses: {exc}"
                 )
         return texts
+
+
+def _no_tokens() -> RowError:
+    return RowError(ErrorCode.EMPTY_PROMPT, "the prompt comes to no tokens")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from helios_batch.records import (
     EngineFacts,
@@ -38,4 +39,18 @@ class StubEngine:
         return [
             Generation(p.row, f"echo {p.content!s:.20}", FinishReason.STOP, 3, 1, record)
             for p in prompts
+        ]
+
+    def label(
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Return the first choice for each prompt, all choices being as likely."""
+        shares = (1 / len(choices),) * len(choices)
+        echoes = self.generate(prompts, SamplingSpec(), on_step)
+        return [
+            replace(echo, text=choices[0], label=choices[0], label_probability=shares)
+            for echo in echoes
         ]

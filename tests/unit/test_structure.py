@@ -28,6 +28,8 @@ TORCH_FREE = {
     "engine/memory.py",
     "engine/scheduler.py",
     "engine/sequence.py",
+    "engine/tape.py",
+    "models/choices.py",
     "models/config.py",
     "models/packs.py",
     "models/architectures.py",

@@ -1,0 +1,192 @@
+"""Labels: choices scored exactly, all of a row over one computation of its prompt."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from helios_batch.engine.branches import BranchAttention
+from helios_batch.engine.head import log_probability
+from helios_batch.engine.kv_cache import KVCache
+from helios_batch.engine.memory import StepShape
+from helios_batch.engine.runner import _ROW_GRANULE
+from helios_batch.engine.slots import capacity_class
+from helios_batch.engine.tape import Tape, TapeStep, tape_steps
+from helios_batch.models.choices import EncodedChoices
+from helios_batch.models.decoder import Decoder
+from helios_batch.models.folder import ModelFolder
+from helios_batch.models.tokenizer import Tokenizer
+from helios_batch.records import (
+    EngineStats,
+    ErrorCode,
+    ExitRecord,
+    FinishReason,
+    Generation,
+    Progress,
+    Prompt,
+    RowError,
+)
+
+
+class Labeler:
+    """Labels prompts with the likeliest of a few choices.
+
+    The score of a choice is its log-probability after the prompt under the loaded layers: the sum
+    over its tokens, not divided by their number, and with no end of text behind it. The
+    probability of a choice is the soft-max of the scores over the choices; the label is the
+    likeliest one, of equal ones the first, and its probability is the confidence of the row.
+
+    Args:
+        model: the model's folder.
+        tokenizer: the same model's tokenizer.
+        decoder: its loaded layers.
+        cache: scratch for the steps of one call; what it holds is lost.
+        shape: limits of one step.
+        temperature: what logits are divided by before the soft-max over the vocabulary.
+    """
+
+    def __init__(
+        self,
+        model: ModelFolder,
+        tokenizer: Tokenizer,
+        decoder: Decoder,
+        cache: KVCache,
+        shape: StepShape,
+        temperature: float = 1.0,
+    ) -> None:
+        self._model, self._tokenizer, self._decoder = model, tokenizer, decoder
+        self._cache, self._shape, self._temperature = cache, shape, temperature
+        self._device = decoder.weights.embedding.device
+
+    def run(
+        self,
+        prompts: Sequence[Prompt],
+        choices: Sequence[str],
+        stats: EngineStats,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Return a labelled generation or an error for each prompt, and count in `stats`."""
+        results: dict[int, Generation] = {}
+        tapes = self._tapes(prompts, choices, results)
+        self._cache.arrange(self._cache.tokens)
+        context = self._model.config.context_length
+        for step in tape_steps(tapes, self._shape, context, self._cache.tokens):
+            started = time.perf_counter()
+            self._score(step)
+            tokens = 0
+            for chunk in step.chunks:
+                if chunk.ends_tape:
+                    labelled = self._generation(chunk.tape, choices)
+                    results[chunk.tape.index] = labelled
+                    tokens += labelled.completion_tokens
+            stats.prefill_seconds += time.perf_counter() - started
+            stats.largest_batch = max(stats.largest_batch, len(step.chunks))
+            if on_step is not None:
+                on_step(Progress(len(results), tokens, len(step.chunks)))
+        return [results[index] for index in range(len(prompts))]
+
+    def _tapes(
+        self, prompts: Sequence[Prompt], choices: Sequence[str], results: dict[int, Generation]
+    ) -> list[Tape]:
+        tapes = []
+        encoded = self._tokenizer.encode_choices([prompt.content for prompt in prompts], choices)
+        for index, (prompt, item) in enumerate(zip(prompts, encoded, strict=True)):
+            if isinstance(item, RowError):
+                results[index] = Generation.failed(prompt.row, item)
+                continue
+            tape = Tape(index, prompt.row, item)
+            error = self._check(item, len(tape))
+            if error is None:
+                tapes.append(tape)
+            else:
+                results[index] = Generation.failed(prompt.row, error, item.prompt_tokens)
+        return tapes
+
+    def _check(self, encoded: EncodedChoices, needed: int) -> RowError | None:
+        config, held = self._model.config, self._cache.tokens
+        if encoded.longest > config.context_length:
+            return RowError(
+                ErrorCode.PROMPT_TOO_LONG,
+                f"the prompt with its longest choice has {encoded.longest} tokens; the model's "
+                f"context holds {config.context_length}",
+            )
+        if capacity_class(needed) > held:
+            return RowError(
+                ErrorCode.EXCEEDS_MEMORY,
+                f"the prompt and its choices come to {needed} tokens; the KV cache that fits "
+                f"resources.memory holds {held}. With more memory, delete this part and run the "
+                "job again",
+            )
+        highest = max(max(tokens) for tokens in (encoded.prefix, *encoded.choices))
+        if highest >= config.vocab_size:
+            return RowError(
+                ErrorCode.UNKNOWN_TOKEN,
+                f"the tokenizer gives token {highest}; the model knows {config.vocab_size} tokens",
+            )
+        return None
+
+    @torch.inference_mode()
+    def _score(self, step: TapeStep) -> None:
+        """Run a step's chunks and add what they tell to the scores of their tapes."""
+        tokens: list[int] = []
+        positions: list[int] = []
+        ends: dict[int, int] = {}  # place in T -> row for the head
+        wanted: list[tuple[Tape, int]] = []
+        rows: list[int] = []
+        targets: list[int] = []
+        for chunk in step.chunks:
+            tape, first = chunk.tape, len(tokens) - chunk.start
+            tokens += tape.tokens[chunk.start : chunk.stop]
+            positions += tape.positions[chunk.start : chunk.stop]
+            for place, token, choice in tape.targets:
+                if chunk.start <= place < chunk.stop:
+                    wanted.append((tape, choice))
+                    rows.append(ends.setdefault(first + place, len(ends)))
+                    targets.append(token)
+        attention = BranchAttention(self._decoder.config, self._cache, step, self._device)
+        hidden = self._decoder.forward(
+            self._tensor(_padded(tokens)), self._tensor(_padded(positions)), attention
+        )
+        if not wanted:
+            return
+        normed = self._decoder.final_norm(hidden[self._tensor(_padded(list(ends)))])
+        found = log_probability(
+            *(normed, self._decoder.weights.head, self._tensor(rows), self._tensor(targets)),
+            self._temperature,
+        )
+        for (tape, choice), value in zip(wanted, found.tolist(), strict=True):
+            tape.scores[choice] += value
+
+    def _tensor(self, values: list[int]) -> torch.Tensor:
+        return torch.tensor(values, device=self._device)
+
+    def _generation(self, tape: Tape, choices: Sequence[str]) -> Generation:
+        top = max(tape.scores)
+        best = tape.scores.index(top)
+        weights = [math.exp(score - top) for score in tape.scores]
+        total = math.fsum(weights)
+        probabilities = tuple(weight / total for weight in weights)
+        tokens = len(tape.encoded.choices[best])
+        return Generation(
+            row=tape.row,
+            text=choices[best],
+            finish_reason=FinishReason.STOP,
+            prompt_tokens=tape.encoded.prompt_tokens,
+            completion_tokens=tokens,
+            exit=ExitRecord(
+                model=self._model.name,
+                num_layers=self._model.config.num_layers,
+                token_layers=(self._decoder.depth,) * tokens,
+                token_confidences=(probabilities[best],) * tokens,
+            ),
+            label=choices[best],
+            label_probability=probabilities,
+        )
+
+
+def _padded(values: list[int]) -> list[int]:
+    """Fill up with zeros, to rows that are ignored; see `runner._ROW_GRANULE`."""
+    return values + [0] * (-len(values) % _ROW_GRANULE)
