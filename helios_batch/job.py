@@ -89,6 +89,7 @@ class Job:
             reader=RowReader(self.table, columns),
             renderer=self.renderer,
             schema=self.schema,
+            task=self.spec.task,
             sampling=self.spec.sampling,
             output=self.output,
             fingerprint=self.fingerprint,
@@ -127,7 +128,7 @@ def prepare(spec: JobSpec) -> Job:
     table = open_input(*spec.input.paths)
     renderer = PromptRenderer(spec.prompt, table)
     passed = spec.input.columns if spec.input.columns is not None else tuple(table.schema.names)
-    schema = output_schema(table, passed)
+    schema = output_schema(table, passed, spec.task.choices)
     model = open_model(spec.model)
     layers = model.config.num_layers
     if spec.depth != "full" and spec.depth > layers:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from helios_batch.data.reader import RowReader
 from helios_batch.engine.memory import StepShape, plan_memory
-from helios_batch.errors import ModelError, ResourceError
+from helios_batch.errors import ModelError, ResourceError, SpecError
 from helios_batch.job import Job
-from helios_batch.records import ErrorCode, Prompt, RowError
+from helios_batch.records import ErrorCode, Message, Prompt, RowError
 
 if TYPE_CHECKING:
+    from helios_batch.models.choices import EncodedChoices
     from helios_batch.models.tokenizer import Tokenizer
 
 _SAMPLED_ROWS = 256
@@ -59,13 +60,15 @@ class Preflight:
 class PromptSample:
     """Prompts of rows spread evenly over the input.
 
-    `lengths` are tokens of those that can run; `errors` counts the others by code;
-    `sequence_tokens` is the longest with all its new tokens.
+    `lengths` are tokens of those that can run; `errors` counts the others by code; `new_tokens` is
+    how many the longest completion has; `sequence_tokens` is the longest prompt with all its new
+    tokens, or with all its choices.
     """
 
     rows: int
     lengths: list[int]
     errors: dict[str, int]
+    new_tokens: int
     sequence_tokens: int
 
 
@@ -74,6 +77,7 @@ def sample_prompts(job: Job, tokenizer: Tokenizer) -> PromptSample:
 
     Raises:
         ModelError: the job makes chats, and the model has no template for them.
+        SpecError: a choice begins another one, as the model's tokenizer cuts them.
     """
     if job.renderer.makes_chat and not tokenizer.has_chat_template:
         raise ModelError(
@@ -86,15 +90,55 @@ def sample_prompts(job: Job, tokenizer: Tokenizer) -> PromptSample:
     rows = range(0, job.table.rows, max(1, job.table.rows // _SAMPLED_ROWS))
     rendered = [job.renderer.render(reader.read(row, row + 1), row)[0] for row in rows]
     prompts = [item for item in rendered if isinstance(item, Prompt)]
-    encoded = tokenizer.encode([prompt.content for prompt in prompts])
+    contents = [prompt.content for prompt in prompts]
+    errors = Counter(item.code.value for item in rendered if isinstance(item, RowError))
+    if job.spec.task.type == "label":
+        return _sample_labels(job, tokenizer, contents, len(rows), errors)
+    encoded = tokenizer.encode(contents)
     context = job.model.config.context_length
     lengths = [len(item) for item in encoded if not isinstance(item, RowError)]
-    failed = [item for item in [*rendered, *encoded] if isinstance(item, RowError)]
-    errors = Counter(error.code.value for error in failed)
+    errors.update(item.code.value for item in encoded if isinstance(item, RowError))
     errors[ErrorCode.PROMPT_TOO_LONG.value] += sum(length >= context for length in lengths)
     fitting = [length for length in lengths if length < context]
-    sequence = min(max(fitting, default=1) + job.spec.sampling.max_tokens, context)
-    return PromptSample(len(rows), fitting, dict(+errors), sequence)
+    new = job.spec.sampling.max_tokens
+    sequence = min(max(fitting, default=1) + new, context)
+    return PromptSample(len(rows), fitting, dict(+errors), new, sequence)
+
+
+def _sample_labels(
+    job: Job,
+    tokenizer: Tokenizer,
+    contents: list[str | tuple[Message, ...]],
+    rows: int,
+    errors: Counter[str],
+) -> PromptSample:
+    """Tokenize sampled prompts with their choices; `errors` are those of rendering."""
+    choices, context = job.spec.task.choices, job.model.config.context_length
+    lengths, new, sequence = [], 1, len(choices)
+    for item in tokenizer.encode_choices(contents, choices):
+        if isinstance(item, RowError):
+            errors[item.code.value] += 1
+        elif item.longest > context:
+            errors[ErrorCode.PROMPT_TOO_LONG.value] += 1
+        else:
+            _check_choices(item, choices)
+            lengths.append(item.prompt_tokens)
+            new = max(new, *map(len, item.choices))
+            sequence = max(sequence, item.total)
+    return PromptSample(rows, lengths, dict(errors), new, sequence)
+
+
+def _check_choices(encoded: EncodedChoices, choices: tuple[str, ...]) -> None:
+    shadowed = encoded.shadowed()
+    if shadowed is not None:
+        longer, shorter = (choices[index] for index in shadowed)
+        raise SpecError(
+            f"the tokens of choice {longer!r} begin with all those of {shorter!r}: it could never "
+            "be the likelier one",
+            where="task.choices",
+            fix="word them so that none begins another, or end each with the same mark, such as a "
+            "full stop or a line feed",
+        )
 
 
 def preflight(job: Job) -> Preflight:
@@ -147,7 +191,7 @@ def preflight(job: Job) -> Preflight:
         sampled_rows=sample.rows,
         prompt_tokens=(lengths[len(lengths) // 2], lengths[len(lengths) * 9 // 10], lengths[-1]),
         sample_errors=sample.errors,
-        max_new_tokens=job.spec.sampling.max_tokens,
+        max_new_tokens=sample.new_tokens,
         sequence_tokens=sequence,
         memory=tuple(at_depth(depth) for depth in depths),
     )

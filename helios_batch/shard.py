@@ -15,7 +15,7 @@ from helios_batch.data.schema import part_table
 from helios_batch.data.shards import Shard
 from helios_batch.data.source import InputTable
 from helios_batch.records import ErrorCode, Generation, Generator, Progress, Prompt, RowError
-from helios_batch.spec import SamplingSpec
+from helios_batch.spec import SamplingSpec, TaskSpec
 from helios_batch.totals import Totals
 
 _QUARANTINED = RowError(
@@ -33,6 +33,7 @@ class ShardContext:
     reader: RowReader
     renderer: PromptRenderer
     schema: pa.Schema
+    task: TaskSpec
     sampling: SamplingSpec
     output: OutputFolder
     fingerprint: str
@@ -53,7 +54,7 @@ def run_shard(
     on_step: Callable[[Progress], None] | None = None,
     quarantined: Container[int] = (),
 ) -> ShardResult:
-    """Read a shard's rows, generate, and publish its part.
+    """Read a shard's rows, generate or label, and publish its part.
 
     Rows whose number in the shard is in `quarantined` are not run; they get an error.
 
@@ -74,7 +75,7 @@ def run_shard(
     read_seconds = time.perf_counter() - started
 
     prompts = [item for item in rendered if isinstance(item, Prompt)]
-    generated = iter(engine.generate(prompts, context.sampling, on_step))
+    generated = iter(_answer(prompts, context, engine, on_step))
     generations = [
         Generation.failed(shard.start + i, item) if isinstance(item, RowError) else next(generated)
         for i, item in enumerate(rendered)
@@ -117,4 +118,16 @@ def probe_rows(
         for index, item in zip(probe, rendered, strict=True)
         if isinstance(item, Prompt) and index not in quarantined
     ]
-    engine.generate(prompts, context.sampling, on_step)
+    _answer(prompts, context, engine, on_step)
+
+
+def _answer(
+    prompts: list[Prompt],
+    context: ShardContext,
+    engine: Generator,
+    on_step: Callable[[Progress], None] | None,
+) -> list[Generation]:
+    """Have the engine do the job's task."""
+    if context.task.type == "label":
+        return engine.label(prompts, context.task.choices, on_step)
+    return engine.generate(prompts, context.sampling, on_step)

@@ -14,6 +14,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -91,16 +92,35 @@ class PromptSpec(_Section):
 
 
 class TaskSpec(_Section):
-    """What is produced for each row."""
+    """What is produced for each row: a continuation, or the likeliest of `choices`.
 
-    type: Literal["generate"] = "generate"
+    A choice is appended to the prompt exactly as it is written. Nothing is sampled for a label, so
+    such a job refuses sampling settings; `sampling.max_tokens` has no say, as choices are scored
+    whole.
+    """
 
-    @model_validator(mode="before")
+    type: Literal["generate", "label"] = "generate"
+    choices: tuple[str, ...] = ()
+
+    @field_validator("choices", mode="before")
     @classmethod
-    def _labels_not_built(cls, value: object) -> object:
-        if isinstance(value, dict) and value.get("type") == "label":
-            raise _not_built("type 'label'")
-        return value
+    def _distinct_texts(cls, value: object) -> object:
+        choices = tuple(value) if isinstance(value, list | tuple) else (value,)
+        other = next((choice for choice in choices if not isinstance(choice, str)), None)
+        if isinstance(value, list | tuple) and other is not None:
+            # an unquoted yes or no is a boolean to YAML
+            raise ValueError(f"a choice is a text: put {other!r} in quotes")
+        if choices and (len(choices) < 2 or not all(choices) or len(set(choices)) < len(choices)):
+            raise ValueError("write a list of two or more texts, each once and none of them empty")
+        return choices
+
+    @model_validator(mode="after")
+    def _choices_go_with_labels(self) -> Self:
+        if self.type == "label" and not self.choices:
+            raise ValueError("type label needs choices: a list of two or more texts")
+        if self.type == "generate" and self.choices:
+            raise ValueError("choices go with type label")
+        return self
 
 
 class SamplingSpec(_Section):
@@ -214,6 +234,19 @@ class JobSpec(_Section):
     resources: ResourceSpec = ResourceSpec()
     limits: LimitSpec = LimitSpec()
 
+    @field_validator("sampling")
+    @classmethod
+    def _labels_are_not_sampled(cls, value: SamplingSpec, info: ValidationInfo) -> SamplingSpec:
+        task = info.data.get("task")
+        if task is not None and task.type == "label":
+            for key, field in SamplingSpec.model_fields.items():
+                if key != "max_tokens" and getattr(value, key) != field.default:
+                    raise ValueError(
+                        f"{key} has no meaning in a label task, whose choices are scored and not "
+                        "sampled: leave it out"
+                    )
+        return value
+
     @field_validator("models", mode="before")
     @classmethod
     def _one_model(cls, value: object) -> object:
@@ -256,6 +289,7 @@ class JobSpec(_Section):
         """Return the keys that decide what the output holds, for the job's fingerprint.
 
         Resources, limits, the name and the place of the output may change between runs of one job.
+        Sampling has no part in labels, nor have choices in what is generated.
         That all its parts have one dtype is checked against the parts themselves, as `auto` means
         another one on another machine.
         """
@@ -264,6 +298,10 @@ class JobSpec(_Section):
         # the exit that is used is in the job's identity by its contents
         data["exits"] = self.exits.confidence
         del data["name"], data["limits"], data["resources"]
+        if self.task.type == "label":
+            del data["sampling"]
+        else:
+            del data["task"]["choices"]
         return data
 
 

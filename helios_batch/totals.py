@@ -16,8 +16,8 @@ class Totals:
 
     `decode_tokens` over `decode_steps` is the mean batch; `largest_batch` the largest.
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
-    at, `seconds` wall time by phase: read (and render), prefill, decode, write (building and
-    encoding the part). `engines` lists each engine that took part, once.
+    at, `labels` rows by label, `seconds` wall time by phase: read (and render), prefill, decode,
+    write (building and encoding the part). `engines` lists each engine that took part, once.
     """
 
     rows: int = 0
@@ -29,6 +29,7 @@ class Totals:
     errors: Counter[str] = field(default_factory=Counter)
     finish_reasons: Counter[str] = field(default_factory=Counter)
     exit_histogram: Counter[int] = field(default_factory=Counter)
+    labels: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     engines: list[EngineFacts] = field(default_factory=list)
 
@@ -45,6 +46,8 @@ class Totals:
                 totals.errors[generation.error.code.value] += 1
             if generation.exit is not None:
                 totals.exit_histogram.update(generation.exit.token_layers)
+            if generation.label is not None:
+                totals.labels[generation.label] += 1
         return totals
 
     @property
@@ -73,6 +76,7 @@ class Totals:
         self.errors.update(other.errors)
         self.finish_reasons.update(other.finish_reasons)
         self.exit_histogram.update(other.exit_histogram)
+        self.labels.update(other.labels)
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.engines += [engine for engine in other.engines if engine not in self.engines]
@@ -90,6 +94,7 @@ class Totals:
             "errors": dict(self.errors),
             "finish_reasons": dict(self.finish_reasons),
             "exit_histogram": {str(k): v for k, v in sorted(self.exit_histogram.items())},
+            "labels": dict(self.labels),
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "engines": [asdict(engine) for engine in self.engines],
         }
@@ -100,6 +105,7 @@ class Totals:
         fields = dict(data)
         fields["errors"] = Counter(data["errors"])
         fields["finish_reasons"] = Counter(data["finish_reasons"])
+        fields["labels"] = Counter(data.get("labels", {}))  # parts of before there were labels
         fields["exit_histogram"] = Counter({int(k): v for k, v in data["exit_histogram"].items()})
         fields["engines"] = [EngineFacts(**engine) for engine in data["engines"]]
         return cls(**fields)

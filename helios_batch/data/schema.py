@@ -38,16 +38,31 @@ GENERATED = pa.schema(
         ("error", _ERROR),
     ]
 )
+_TEXT = GENERATED.get_field_index("generated_text")
 
 
-def output_schema(table: InputTable, passed: Sequence[str]) -> pa.Schema:
-    """Return the schema of every part: columns `passed` of the input, then `GENERATED`.
+def generated_schema(choices: Sequence[str] = ()) -> pa.Schema:
+    """Return the columns that are added to a row: `GENERATED`, and two more if it gets a label."""
+    if not choices:
+        return GENERATED
+    probabilities = pa.struct([(choice, pa.float32()) for choice in choices])
+    labelled = GENERATED.insert(_TEXT + 1, pa.field("label", pa.string()))
+    return labelled.insert(_TEXT + 2, pa.field("label_probability", probabilities))
+
+
+def output_schema(
+    table: InputTable, passed: Sequence[str], choices: Sequence[str] = ()
+) -> pa.Schema:
+    """Return the schema of every part: columns `passed` of the input, then the added ones.
+
+    `choices` are those of a label task, and none of another.
 
     Raises:
         InputError: a passed-through column has the name of a generated one.
     """
     table.require(tuple(passed), "input.columns")
-    clashes = [name for name in passed if name in GENERATED.names]
+    added = generated_schema(choices)
+    clashes = [name for name in passed if name in added.names]
     if clashes:
         raise InputError(
             f"input columns have names of output columns: {', '.join(clashes)}",
@@ -55,12 +70,12 @@ def output_schema(table: InputTable, passed: Sequence[str]) -> pa.Schema:
             fix="leave them out with input.columns, or rename them in the input",
         )
     fields = [table.schema.field(name).remove_metadata() for name in passed]
-    return pa.schema([*fields, *GENERATED])
+    return pa.schema([*fields, *added])
 
 
 def passed_columns(schema: pa.Schema) -> list[str]:
     """Return the passed-through columns of an output schema."""
-    return list(schema.names[: len(schema) - len(GENERATED)])
+    return list(schema.names[: schema.names.index(GENERATED.names[0])])
 
 
 def part_table(
@@ -70,9 +85,13 @@ def part_table(
     generations: Sequence[Generation],
 ) -> pa.Table:
     """Return a part of `schema`: `rows` as they came, each with its id and its generation."""
+    names = passed_columns(schema)
+    kinds = {field.name: field.type for field in list(schema)[len(names) :]}
     columns = {
         "row_id": [{"file": file, "row": row} for file, row in ids],
         "generated_text": [g.text for g in generations],
+        "label": [g.label for g in generations],
+        "label_probability": _probabilities(kinds.get("label_probability"), generations),
         "finish_reason": [g.finish_reason.value for g in generations],
         "prompt_tokens": [g.prompt_tokens for g in generations],
         "completion_tokens": [g.completion_tokens for g in generations],
@@ -82,9 +101,20 @@ def part_table(
             for g in generations
         ],
     }
-    added = [pa.array(columns[field.name], field.type) for field in GENERATED]
-    passed = [rows.column(name) for name in passed_columns(schema)]
+    passed = [rows.column(name) for name in names]
+    added = [pa.array(columns[name], kind) for name, kind in kinds.items()]
     return pa.Table.from_arrays([*passed, *added], schema=schema)
+
+
+def _probabilities(
+    kind: pa.StructType | None, generations: Sequence[Generation]
+) -> list[dict[str, float] | None]:
+    """Return each row's probabilities by choice; without such a column, nothing."""
+    choices = [field.name for field in kind or ()]
+    return [
+        dict(zip(choices, g.label_probability, strict=True)) if g.label_probability else None
+        for g in generations
+    ]
 
 
 def _exit(generation: Generation) -> dict[str, object] | None:

@@ -14,6 +14,8 @@ from helios_batch.records import EngineFacts
 from helios_batch.report.facts import exit_text, facts_table
 from helios_batch.totals import Totals
 
+_LABELS_SHOWN = 10
+
 
 def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds: float) -> Table:
     """Return the summary of a job; rates and phases are those of all its parts."""
@@ -26,13 +28,22 @@ def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds:
         "failed rows": f"{totals.failed_rows:,}" + (f" ({errors})" if errors else ""),
         "tokens": f"{totals.prompt_tokens:,} prompt, {totals.completion_tokens:,} completion",
         "completion tokens/s": f"{totals.tokens_per_second:,.0f}",
-        "batch": f"mean {totals.mean_batch:.0f}, largest {totals.largest_batch}",
+        "batch": (f"mean {totals.mean_batch:.0f}, " if totals.decode_steps else "")
+        + f"largest {totals.largest_batch}",
         "model": "\n".join(_engine(engine) for engine in totals.engines) or "none ran",
         "tokens by exit": exits or "none",
         "time by phase": phases or "nothing ran",
         "this run": f"{wall_seconds:.1f} s",
     }
+    if totals.labels:
+        facts["labels"] = _labels(totals)
     return facts_table("Summary", facts)
+
+
+def _labels(totals: Totals) -> str:
+    shown = [f"{label} {count:,}" for label, count in totals.labels.most_common(_LABELS_SHOWN)]
+    others = len(totals.labels) - len(shown)
+    return ", ".join([*shown, f"and {others} others"] if others else shown)
 
 
 def _engine(engine: EngineFacts) -> str:

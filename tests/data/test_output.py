@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +21,7 @@ from helios_batch.data import publish as publishing
 from helios_batch.data.output import OutputFolder
 from helios_batch.data.publish import publish, sweep
 from helios_batch.data.reader import RowReader
-from helios_batch.data.schema import GENERATED, output_schema, part_table
+from helios_batch.data.schema import GENERATED, generated_schema, output_schema, part_table
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import open_input
 from helios_batch.errors import InputError, OutputError, WriteError
@@ -81,6 +82,21 @@ def test_generated_columns() -> None:
     assert (bad["generated_text"], bad["finish_reason"], bad["exit"]) == (None, "error", None)
 
 
+def test_label_columns() -> None:
+    """Label and probabilities come after the text, in every part; an error leaves them null."""
+    choices = ["io", "a.b", "Ma th"]
+    rows = pa.table({"a": [1, 2]})
+    schema = pa.schema([*rows.schema, *generated_schema(choices)])
+    labelled = replace(GOOD, text="a.b", label="a.b", label_probability=(0.25, 0.5, 0.25))
+    ids = [("in.parquet", i) for i in range(2)]
+    good, bad = part_table(schema, rows, ids, [labelled, BAD]).to_pylist()
+    assert list(good)[2:5] == ["generated_text", "label", "label_probability"]
+    assert good["label"] == good["generated_text"] == "a.b"
+    assert good["label_probability"] == {"io": 0.25, "a.b": 0.5, "Ma th": 0.25}
+    assert (bad["label"], bad["label_probability"]) == (None, None)
+    assert part_table(schema, rows, ids, [BAD, BAD]).schema.equals(schema)
+
+
 def test_clashing_names_are_refused(tmp_path: Path) -> None:
     """An input column that is named as an added one is an error with a way out."""
     pq.write_table(pa.table({"error": [1], "a": [2]}), tmp_path / "in.parquet")
@@ -89,6 +105,13 @@ def test_clashing_names_are_refused(tmp_path: Path) -> None:
         output_schema(source, ["a", "error"])
     assert "input.columns" in str(caught.value)
     assert output_schema(source, ["a"]).names == ["a", *GENERATED.names]
+    pq.write_table(pa.table({"label": [1], "label_probability": [2]}), tmp_path / "in.parquet")
+    source = open_input(str(tmp_path / "in.parquet"))
+    with pytest.raises(InputError, match="label, label_probability"):
+        output_schema(source, ["label", "label_probability"], ["a", "b"])
+    # without a label task these names are free
+    made = part(pa.table({"label": [1], "label_probability": [2]}), [GOOD])
+    assert made.schema.equals(output_schema(source, ["label", "label_probability"]))
 
 
 def test_readers_see_one_table(tmp_path: Path) -> None:

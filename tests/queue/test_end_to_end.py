@@ -80,3 +80,16 @@ def test_a_changed_input_is_refused(fleet: Fleet) -> None:
     fleet.worker(HELIOS_MAX_FAILURES="1")
     state = fleet.wait_for_status(job_id, "failed")
     assert "has changed since the job was submitted" in state.error
+
+
+def test_labels_go_through_the_queue(fleet: Fleet) -> None:
+    """A label task keeps its columns and counts on the way over Redis and a worker."""
+    task = {"type": "label", "choices": ["io", "math"]}
+    job_id = fleet.submit(fleet.spec(rows=6, per_shard=3, task=task))
+    fleet.worker()
+    fleet.wait_for_status(job_id, "done")
+    fleet.check_whole(6)
+    for row in fleet.rows():
+        assert (row["label"], row["label_probability"]) == ("io", {"io": 0.5, "math": 0.5})
+    record = json.loads((fleet.folder / "job" / "out" / "_job.json").read_text())
+    assert record["totals"]["labels"] == {"io": 6}

@@ -84,6 +84,7 @@ def test_yaml_merge_keys(tmp_path: Path) -> None:
     assert load_spec(file).limits.max_failed_rows == 0.01
 
 
+LABELS: dict[str, Any] = {"task": {"type": "label", "choices": ["io", "math"]}}
 WRONG = [
     ({"nmae": 1}, "nmae: unknown key", "name, input, prompt"),
     ({"input": {"path": "x", "column": ["a"]}}, "input.column: unknown key", "path, columns"),
@@ -96,7 +97,17 @@ WRONG = [
     ({"prompt": {}}, "exactly one of template, column, messages", ""),
     ({"prompt": {"template": "a", "column": "b"}}, "found template and column", ""),
     ({"prompt": {"messages": "m", "system": "s"}}, "carry their own system", ""),
-    ({"task": {"type": "label"}}, "task: type 'label' is not available in this version", ""),
+    ({"task": {"type": "classify"}}, "task.type: Input should be 'generate' or 'label'", ""),
+    ({"task": {"type": "label"}}, "task: type label needs choices", ""),
+    ({"task": {"choices": ["a", "b"]}}, "task: choices go with type label", ""),
+    ({"task": {"type": "label", "choices": ["a"]}}, "task.choices: write a list of two or", ""),
+    ({"task": {"type": "label", "choices": "a, b"}}, "task.choices: write a list of two or", ""),
+    ({"task": {"type": "label", "choices": ["a", "a"]}}, "each once and none of them empty", ""),
+    ({"task": {"type": "label", "choices": ["a", ""]}}, "each once and none of them empty", ""),
+    ({"task": {"type": "label", "choices": [True, False]}}, "put True in quotes", ""),
+    (LABELS | {"sampling": {"temperature": 1}}, "sampling: temperature has no meaning", ""),
+    (LABELS | {"sampling": {"stop": ["x"]}}, "sampling: stop has no meaning in a label task", ""),
+    (LABELS | {"sampling": {"seed": 1}}, "scored and not sampled: leave it out", ""),
     ({"quality": {"min_agreement": 0.9}}, "quality: a quality contract is not available", ""),
     ({"depth": "auto"}, "depth: depth 'auto' is not available", ""),
     ({"depth": 0}, "depth: write full or a number of layers, 1 or more (found 0)", ""),
@@ -120,6 +131,18 @@ WRONG = [
     ({"output": {"path": "o", "rows_per_shard": 0}}, "output.rows_per_shard", ""),
     ({"output": {}}, "output.path: this key is required", ""),
 ]
+
+
+def test_label_tasks() -> None:
+    """Choices keep their order; sampling, which has no part in labels, is no part of the job."""
+    spec = parse_spec(LEAST | LABELS, "here")
+    assert spec.task.choices == ("io", "math")
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
+    longer = parse_spec(LEAST | LABELS | {"sampling": {"max_tokens": 5}}, "here")
+    assert longer.identity() == spec.identity()
+    turned = {"task": {"type": "label", "choices": ["math", "io"]}}
+    assert parse_spec(LEAST | turned, "here").identity() != spec.identity()
+    assert parse_spec(LEAST, "here").identity()["task"] == {"type": "generate"}
 
 
 @pytest.mark.parametrize(("change", "message", "fix"), WRONG, ids=[str(w[0]) for w in WRONG])
