@@ -14,6 +14,7 @@ def load_engine(job: Job) -> Engine:
 
     Raises:
         ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
+        SpecError: a choice begins another one, as the model's tokenizer cuts them.
         ResourceError: the device is not there, or memory is too small.
     """
     tokenizer = Tokenizer(job.model.path, job.created)
@@ -34,6 +35,7 @@ def adopt(engine: Engine, job: Job) -> None:
 
     Raises:
         ModelError: the tokenizer can't be read, or chat is asked of a model without it.
+        SpecError: a choice begins another one, as the model's tokenizer cuts them.
         ResourceError: memory is too small for the job's prompts.
     """
     tokenizer = Tokenizer(job.model.path, job.created)
