@@ -113,7 +113,9 @@ class Decoder:
         return hidden if self.exit.mlp is None else self._mlp(self.exit.mlp, hidden)
 
     def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Return `hidden` [T, hidden_size] normed for the output head."""
+        """Return `hidden` [T, hidden_size] normed for the output head, if the exit has a norm."""
+        if not self.exit.normed:
+            return hidden
         return normalize(hidden, self.exit.norm or self.weights.final_norm, self.config.norm)
 
     def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:

@@ -20,7 +20,7 @@ class ExitWeights:
     """What runs after the loaded layers: bridge, layers, MLP, norm, head; None is left out.
 
     `layers` are the model's own last layers or the exit's own; `kinds` says of each what it attends
-    to. A norm or head that is None is the model's own.
+    to. A norm or head that is None is the model's own; if not `normed`, there is no norm at all.
     """
 
     bridge: Affine | None = None
@@ -29,6 +29,7 @@ class ExitWeights:
     mlp: MlpWeights | None = None
     norm: Affine | None = None
     head: torch.Tensor | None = None
+    normed: bool = True
     temperature: float = 1.0
 
 
@@ -75,6 +76,7 @@ def assemble(
         mlp=parts.mlp("mlp."),
         norm=parts.affine("norm", (hidden,)),
         head=parts.take("head.weight", (config.vocab_size, hidden)),
+        normed=metadata.normed,
         temperature=metadata.temperature,
     )
     parts.finish()

@@ -53,6 +53,8 @@ class ExitMetadata:
         model: what that model was called, for people.
         num_layers: layers of the full model.
         depth: layers loaded; the exit continues from the hidden states after them.
+        normed: whether a norm, the exit's or the model's, stands before the head; EE-LLM has exits
+            without.
         tail: the model's own layers that run after the bridge, by index.
         own_layers: decoder layers that the exit brings along.
         temperature: divides the exit's logits, so that confidence means what it says.
@@ -66,6 +68,7 @@ class ExitMetadata:
     model: str
     num_layers: int
     depth: int
+    normed: bool = True
     tail: tuple[int, ...] = ()
     own_layers: int = 0
     temperature: float = 1.0
