@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import Annotated, NoReturn
 
@@ -26,7 +27,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-models = typer.Typer(help="List, fetch and describe models.", no_args_is_help=True)
+models = typer.Typer(help="List, fetch, convert and describe models.", no_args_is_help=True)
 app.add_typer(models, name="models")
 models.command("tune")(tune_model)
 queue_commands.register(app)
@@ -152,6 +153,32 @@ def fetch_model(name: Annotated[str, typer.Argument(help="Name of a pack.")]) ->
     with _interruptible("models fetch", "nothing was kept; fetch it again"):
         folder = fetch(PACKS[name], lambda line: _err.print(line, markup=False))
     typer.echo(folder)
+
+
+@models.command("convert")
+def convert_model(
+    source: Annotated[
+        Path, typer.Argument(help="Folder of an EE-LLM, EE-Tuning or Balcony checkpoint.")
+    ],
+    target: Annotated[Path, typer.Argument(help="Folder to write; it must not exist.")],
+    tokenizer: Annotated[
+        Path | None, typer.Option(help="Folder of the model's tokenizer, which is copied.")
+    ] = None,
+) -> None:
+    """Convert a checkpoint that has exits to a folder that jobs can name."""
+    from helios_batch.models.convert.convert import convert
+
+    with _interruptible("models convert", "nothing was kept; convert it again"):
+        conversion = convert(
+            source.expanduser(),
+            target.expanduser(),
+            tokenizer.expanduser() if tokenizer else None,
+            lambda line: _err.print(line, markup=False),
+        )
+    for note in conversion.notes:
+        _err.print(f"note: {note}", markup=False, soft_wrap=True)
+    _err.print(f"exits at layers {', '.join(map(str, conversion.depths)) or 'none'}")
+    typer.echo(target)
 
 
 @models.command("show")

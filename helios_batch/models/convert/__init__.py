@@ -1,0 +1,1 @@
+"""Turning checkpoints that come with exits into model folders with exit files."""
