@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from helios_batch.engine.attention import ChunkPlace, PrefillAttention
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.tape import TapeChunk, TapeStep
-from helios_batch.models.config import DecoderConfig
+from helios_batch.models.config import DecoderConfig, LayerKind
 
 
 class BranchAttention(PrefillAttention):
@@ -17,13 +19,18 @@ class BranchAttention(PrefillAttention):
     """
 
     def __init__(
-        self, config: DecoderConfig, cache: KVCache, step: TapeStep, device: torch.device
+        self,
+        config: DecoderConfig,
+        kinds: Sequence[LayerKind],
+        cache: KVCache,
+        step: TapeStep,
+        device: torch.device,
     ) -> None:
         places = [
             ChunkPlace(0, chunk.slot, step.capacity, chunk.start, chunk.stop)
             for chunk in step.chunks
         ]
-        super().__init__(config, cache, places, device)
+        super().__init__(config, kinds, cache, places, device)
         for chunk, masks in zip(step.chunks, self._masks, strict=True):
             if chunk.has_branches:
                 for window in masks:

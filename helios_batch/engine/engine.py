@@ -168,7 +168,9 @@ class Engine:
         gives an error, and a row's result does not depend on the prompts beside it.
         """
         self.stats = EngineStats()
-        labeler = Labeler(self.model, self.tokenizer, self._decoder, self._cache, self.shape)
+        labeler = Labeler(
+            self.model, self.tokenizer, self._decoder, self._cache, self.shape, self._confidence
+        )
         return labeler.run(prompts, choices, self.stats, on_step)
 
     def _sequences(

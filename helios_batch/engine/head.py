@@ -77,7 +77,6 @@ def log_probability(
     head: torch.Tensor,
     rows: torch.Tensor,
     tokens: torch.Tensor,
-    temperature: float = 1.0,
 ) -> torch.Tensor:
     """Return the log-probabilities of given tokens after given rows, [N] float32.
 
@@ -89,10 +88,9 @@ def log_probability(
         head: [vocab_size, hidden_size].
         rows: [N] int64, for each token the row of `hidden` that it comes after.
         tokens: [N] int64.
-        temperature: what logits are divided by.
     """
     count, width = len(hidden), min(SCORED_TILE, len(head))
-    wide = hidden.float().div_(temperature)
+    wide = hidden.float()
     top = torch.full((count,), float("-inf"), device=hidden.device)
     total = torch.zeros(count, device=hidden.device)
     found = torch.zeros(len(tokens), device=hidden.device)

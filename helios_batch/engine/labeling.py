@@ -29,6 +29,7 @@ from helios_batch.records import (
     Prompt,
     RowError,
 )
+from helios_batch.spec import Confidence
 
 
 class Labeler:
@@ -36,8 +37,9 @@ class Labeler:
 
     The score of a choice is its log-probability after the prompt under the loaded layers: the sum
     over its tokens, not divided by their number, and with no end of text behind it. The
-    probability of a choice is the soft-max of the scores over the choices; the label is the
-    likeliest one, of equal ones the first, and its probability is the confidence of the row.
+    probability of a choice is the soft-max of the scores, divided by the exit's temperature for
+    choices, over the choices alone; the label is the likeliest one, of equal ones the first. The
+    confidence of the row is the label's probability, or its lead over the next one's.
 
     Args:
         model: the model's folder.
@@ -45,7 +47,7 @@ class Labeler:
         decoder: its loaded layers.
         cache: scratch for the steps of one call; what it holds is lost.
         shape: limits of one step.
-        temperature: what logits are divided by before the soft-max over the vocabulary.
+        confidence: how a row's confidence is measured.
     """
 
     def __init__(
@@ -55,10 +57,10 @@ class Labeler:
         decoder: Decoder,
         cache: KVCache,
         shape: StepShape,
-        temperature: float = 1.0,
+        confidence: Confidence,
     ) -> None:
         self._model, self._tokenizer, self._decoder = model, tokenizer, decoder
-        self._cache, self._shape, self._temperature = cache, shape, temperature
+        self._cache, self._shape, self._confidence = cache, shape, confidence
         self._device = decoder.weights.embedding.device
 
     def run(
@@ -146,7 +148,9 @@ class Labeler:
                     wanted.append((tape, choice))
                     rows.append(ends.setdefault(first + place, len(ends)))
                     targets.append(token)
-        attention = BranchAttention(self._decoder.config, self._cache, step, self._device)
+        attention = BranchAttention(
+            self._decoder.config, self._decoder.kinds, self._cache, step, self._device
+        )
         hidden = self._decoder.forward(
             self._tensor(_padded(tokens)), self._tensor(_padded(positions)), attention
         )
@@ -154,8 +158,7 @@ class Labeler:
             return
         normed = self._decoder.final_norm(hidden[self._tensor(_padded(list(ends)))])
         found = log_probability(
-            *(normed, self._decoder.weights.head, self._tensor(rows), self._tensor(targets)),
-            self._temperature,
+            normed, self._decoder.head, self._tensor(rows), self._tensor(targets)
         )
         for (tape, choice), value in zip(wanted, found.tolist(), strict=True):
             tape.scores[choice] += value
@@ -166,10 +169,14 @@ class Labeler:
     def _generation(self, tape: Tape, choices: Sequence[str]) -> Generation:
         top = max(tape.scores)
         best = tape.scores.index(top)
-        weights = [math.exp(score - top) for score in tape.scores]
+        temperature = self._decoder.exit.choice_temperature
+        weights = [math.exp((score - top) / temperature) for score in tape.scores]
         total = math.fsum(weights)
         probabilities = tuple(weight / total for weight in weights)
         tokens = len(tape.encoded.choices[best])
+        sure = probabilities[best]
+        if self._confidence == "margin":
+            sure -= sorted(probabilities)[-2]
         return Generation(
             row=tape.row,
             text=choices[best],
@@ -180,7 +187,7 @@ class Labeler:
                 model=self._model.name,
                 num_layers=self._model.config.num_layers,
                 token_layers=(self._decoder.depth,) * tokens,
-                token_confidences=(probabilities[best],) * tokens,
+                token_confidences=(sure,) * tokens,
             ),
             label=choices[best],
             label_probability=probabilities,

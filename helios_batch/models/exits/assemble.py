@@ -31,6 +31,7 @@ class ExitWeights:
     head: torch.Tensor | None = None
     normed: bool = True
     temperature: float = 1.0
+    choice_temperature: float = 1.0
 
 
 class Assembled(NamedTuple):
@@ -78,6 +79,7 @@ def assemble(
         head=parts.take("head.weight", (config.vocab_size, hidden)),
         normed=metadata.normed,
         temperature=metadata.temperature,
+        choice_temperature=metadata.choice_temperature,
     )
     parts.finish()
     return Assembled(found, adapted)
