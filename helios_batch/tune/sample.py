@@ -23,6 +23,8 @@ from helios_batch.tune.request import TuneRequest
 HELD_OUT_SHARE = 0.2
 _LEAST_ROWS = 20
 _MAX_TOKENS = 128
+# as many rows as an engine decodes at once; an interruption loses no more than these
+_ROWS_PER_SHARD = 256
 _PROMPT_COLUMNS = ("messages", "prompt", "text")
 
 
@@ -62,7 +64,7 @@ def sample(request: TuneRequest, source: str, rows: int, number: int) -> Sampled
                 "name": f"{spec.name}: {name}",
                 "input": InputSpec(path=str(path)),
                 "output": OutputSpec(
-                    path=str(request.output / f"{name}-{number}-full-depth"), rows_per_shard=64
+                    path=str(request.output / f"{name}-{number}-full-depth"), rows_per_shard=_ROWS_PER_SHARD
                 ),
             }
         )
