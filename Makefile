@@ -3,12 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint soak clean
+.PHONY: demo test lint soak exits clean
 
 demo: $(VENV)/installed
 	$(BIN)/helios-batch models fetch smollm2-135m
 	$(BIN)/python -m helios_batch.samples data
-	$(BIN)/helios-batch run jobs/stdlib_summaries.yaml --show 5
+	$(BIN)/helios-batch run jobs/stdlib_summaries.yaml --show 3
+	$(BIN)/helios-batch run jobs/stdlib_summaries_exit.yaml --show 3
 
 test: $(VENV)/installed-test lint
 	$(BIN)/python -m pytest
@@ -21,6 +22,13 @@ lint: $(VENV)/installed-test
 # ten minutes of random faults; SOAK="--minutes 3 --seed 1" replays a shorter one
 soak: $(VENV)/installed-test
 	$(BIN)/python -m tests.soak $(SOAK)
+
+# the exits that come with smollm2-135m, made anew in out/exits
+exits: $(VENV)/installed
+	$(BIN)/helios-batch models fetch smollm2-135m
+	$(BIN)/python -m helios_batch.tune.prompts data
+	$(BIN)/helios-batch models tune smollm2-135m --data data/chats.parquet --data data/texts.parquet \
+		--exits 10,15,20 --rows 2000 --tail 4 --rank 48 --minutes 42 --memory 4GiB --out out/exits
 
 # the stamps are younger than pyproject.toml: a second run installs nothing
 $(VENV)/installed: pyproject.toml

@@ -64,7 +64,8 @@ def sample(request: TuneRequest, source: str, rows: int, number: int) -> Sampled
                 "name": f"{spec.name}: {name}",
                 "input": InputSpec(path=str(path)),
                 "output": OutputSpec(
-                    path=str(request.output / f"{name}-{number}-full-depth"), rows_per_shard=_ROWS_PER_SHARD
+                    path=str(request.output / f"{name}-{number}-full-depth"),
+                    rows_per_shard=_ROWS_PER_SHARD,
                 ),
             }
         )

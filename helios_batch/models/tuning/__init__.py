@@ -1,1 +1,28 @@
-"""Making exits: self-distillation of a model's own last layers into shallow ones."""
+"""Making exits: self-distillation of a model's own last layers into shallow ones.
+
+What was tried on SmolLM2-135M-Instruct (30 layers), judged by the next-token agreement with full
+depth on 18,517 held-out tokens that the model wrote itself, greedily. About 450,000 tokens to learn
+from: questions about docstrings and everyday topics, and beginnings of docstrings, with what the
+model made of them; every position of a prompt is a target too.
+
+| after layer | what | agreement |
+| --- | --- | --- |
+| 10 | closed-form bridge to layers 28-29 | 31.5 % |
+| 10 | closed-form bridge to layers 26-29 | 35.7 % |
+| 15 | closed-form bridge to layers 28-29 | 35.5 % |
+| 15 | bridge to layers 26-29 with deltas of rank 64, trained on 178,000 tokens | 50.4 % |
+| 15 | the same, 352,000 tokens | 53.9 % |
+| 15 | the same, 470,000 tokens, its second epoch begun | 55.7 % |
+
+So the closed form gives the start, and short training gains twenty points; at this size each
+doubling of the tokens seen gave three to four more, without a sign of flattening. Two more tail
+layers gain four points in closed form. Confidence comes out too low rather than too high
+(temperature 0.83), is well calibrated after scaling (ECE 0.01 to 0.02), and over 0.9 means 95 to
+97 % agreement.
+
+Low-rank deltas instead of tuned copies of the tail keep an exit at 4 to 5 MB and are added into the
+matrices when loading, so that they cost nothing at run time. The loss runs over the batch's own
+likely tokens and 2,048 random ones: 8,000 to 10,000 of 49,152, a fifth of the whole head's cost.
+Not tried for want of time: deltas on the loaded layers (the format holds them, and loading adds
+them in), sharing a tail between depths, several million tokens.
+"""
