@@ -13,7 +13,8 @@ ALLOWED = {
     "data": {"data"},
     "models": {"models"},
     "engine": {"engine", "models"},
-    "report": {"report", "preflight", "engine", "models"},
+    "tune": {"tune", "data", "engine", "models", "job", "local", "loading", "samples", "spec_file"},
+    "report": {"report", "preflight", "engine", "models", "tune"},
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
     },
@@ -34,6 +35,10 @@ TORCH_FREE = {
     "models/packs.py",
     "models/architectures.py",
     "models/tensor_names.py",
+    "models/exits/metadata.py",
+    "tune/request.py",
+    "tune/sample.py",
+    "tune/prompts.py",
 }
 
 
