@@ -25,6 +25,8 @@ from helios_batch.queue.settings import QueueSettings
 from helios_batch.queue.survey import survey
 from helios_batch.records import Generator
 
+_LONGEST_PAUSE = 8  # times the redelivery time
+
 Outcome = Literal["done", "refused", "fenced", "failed", "handed_back", "unconfirmed"]
 
 
@@ -162,14 +164,20 @@ class UnitExecutor:
         return "fenced"
 
     def _failed(self, lease: Lease, exc: HeliosError) -> Outcome:
-        """Count a failure; another try comes later and elsewhere, up to the limit."""
-        delay = random.uniform(0.5, 1.0) * self._settings.redelivery
         worker = self._holder.worker
         self._jobs.event(lease.job_id, "error", unit=lease.unit, worker=worker, error=str(exc))
-        failures = self._leases.release(lease, "failed", delay)
-        if failures >= self._settings.max_failures:
-            self._jobs.set_status(lease.job_id, "failed", ("queued", "running"), str(exc))
+        self._release(lease, "failed", str(exc))
         return "failed"
+
+    def _release(self, lease: Lease, why: Literal["failed", "died"], error: str) -> None:
+        """Count a failure; other tries come later and elsewhere, each after a longer pause.
+
+        The last one that is allowed fails the job.
+        """
+        pause = min(2**lease.failures, _LONGEST_PAUSE) * self._settings.redelivery
+        failures = self._leases.release(lease, why, random.uniform(0.5, 1.0) * pause)
+        if failures >= self._settings.max_failures:
+            self._jobs.set_status(lease.job_id, "failed", ("queued", "running"), error)
 
     def _given_up(self, lease: Lease) -> Outcome:
         why = (
@@ -181,15 +189,17 @@ class UnitExecutor:
         return "failed"
 
     def _lost(self, lease: Lease, exc: Exception) -> None:
+        error = "".join(traceback.format_exception_only(exc)).strip()
         self._jobs.event(
             lease.job_id,
             "engine_lost",
             unit=lease.unit,
             worker=self._holder.worker,
-            error="".join(traceback.format_exception_only(exc)).strip(),
+            error=error,
             traceback=traceback.format_exc()[-4000:],
         )
-        self._leases.release(lease, "died")
+        what = "the job's folder was read" if lease.unit == SURVEY else "a row ran"
+        self._release(lease, "died", f"a worker lost its process before {what}: {error}")
 
     def _show(self) -> None:
         """Tell the worker's entry in Redis what was done; a lost note loses nothing else."""

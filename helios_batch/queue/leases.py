@@ -7,6 +7,7 @@ job. The fencing token of a lease is larger than any before it, a wiped Redis in
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Literal
 
@@ -55,7 +56,10 @@ class LeaseTable:
         self.milliseconds = round(seconds * 1000)
 
     def claim(self, job_id: str, unit: str, queue: str, holder: Holder) -> Lease | str:
-        """Return the lease, or why there is none: `leased`, `done`, `unknown`, or a job status."""
+        """Return the lease, or why there is none.
+
+        That is `leased`, `waiting` (for the end of its pause), `done`, `unknown`, or a job status.
+        """
         keys = self._keys.job(job_id)
         found = self._scripts.run(
             "claim",
@@ -113,7 +117,7 @@ class LeaseTable:
     def release(
         self, lease: Lease, why: Literal["handed_back", "failed", "died"], delay: float = 0.0
     ) -> int:
-        """Give a unit back, due again after `delay` seconds.
+        """Give a unit back, due again after `delay` seconds, or at once if its rows killed it.
 
         Returns how often it has failed, or -1 if the lease was not held any more.
         """
@@ -168,7 +172,8 @@ def release_all(table: LeaseTable, jobs: JobTable, boot: str) -> None:
     for state in jobs.active():
         (holders,) = jobs.keys.job(state.job.id).parts("holders")
         for unit, text in table.client.hgetall(holders).items():
-            holder = json.loads(text)
-            if holder["boot"] == boot:
-                lease = Lease(state.job.id, unit, holder["token"])
-                table.release(lease, "handed_back")
+            with suppress(ValueError, KeyError, TypeError):  # damaged: not of a worker of ours
+                holder = json.loads(text)
+                if holder["boot"] == boot:
+                    lease = Lease(state.job.id, unit, holder["token"])
+                    table.release(lease, "handed_back")

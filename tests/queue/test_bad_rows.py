@@ -85,6 +85,20 @@ def test_a_disk_that_always_refuses(fleet: Fleet) -> None:
     fleet.check_whole(8)
 
 
+@pytest.mark.parametrize("broken", ["engine", "model"])
+def test_an_engine_that_never_loads(fleet: Fleet, broken: str) -> None:
+    """Errors that are none of ours, before a row has run, end the job after a few tries."""
+    job_id = fleet.queue(fleet.spec(rows=4, per_shard=4))
+    fleet.worker(HELIOS_MAX_FAILURES="2", HELIOS_STUB_BROKEN=broken)
+    state = fleet.wait_for_status(job_id, "failed", seconds=20)
+    assert "CUDA error: out of memory" in state.error
+    lost = [e for e in fleet.jobs.events(job_id) if e["kind"] == "engine_lost"]
+    assert {e["unit"] for e in lost} == {"0" if broken == "engine" else "survey"}
+    assert len(lost) == 2
+    first, second = (int(e["id"].split("-")[0]) for e in lost)
+    assert second - first > 250, "the second try came without a pause"
+
+
 @pytest.mark.parametrize("point", COMMIT_POINTS)
 def test_a_crash_at_each_point(fleet: Fleet, point: str) -> None:
     """Killed once at any step of a shard's way, its part is absent or whole, and the job ends."""

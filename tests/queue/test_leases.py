@@ -81,6 +81,19 @@ def test_a_dead_process_is_replaced_at_once(leases: LeaseTable) -> None:
     assert leases.renew(lease) == "lost"
 
 
+def test_a_pause_is_kept(leases: LeaseTable) -> None:
+    """A unit that has failed is not claimed before it is due, whatever messages come back."""
+    lease = claim(leases, ONE)
+    assert leases.release(lease, "died", 0.2) == 1
+    assert leases.claim(JOB, "7", "shards", TWO) == "waiting"
+    time.sleep(0.25)
+    second = claim(leases, TWO)
+    leases.begin(second)
+    assert leases.release(second, "died", 60) == 1
+    third = claim(leases, ONE)
+    assert (third.deaths, third.failures) == (1, 1)
+
+
 def test_only_what_is_there_can_be_claimed(leases: LeaseTable, jobs: JobTable) -> None:
     """Unknown jobs and shards, finished shards and stopped jobs give no lease."""
     assert leases.claim("f" * 16, "0", "shards", ONE) == "unknown"

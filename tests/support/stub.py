@@ -58,12 +58,17 @@ class ObedientEngine(StubEngine):
         return done
 
 
+def fail(*_: object) -> Any:
+    """Fail as a device without memory does."""
+    raise RuntimeError("CUDA error: out of memory")
+
+
 def install() -> None:
     """Put the stub in the place of models and engines, in this process.
 
     `HELIOS_STUB_CLOCK` puts its wall clock off by seconds, `HELIOS_STUB_VISIBILITY` sets how soon
     the broker delivers a message again that is not acknowledged, `HELIOS_STUB_BRPOP` how long one
-    request for a message waits.
+    request for a message waits; `HELIOS_STUB_BROKEN` what fails outright: `model` or `engine`.
     """
     clock, offset = time.time, float(os.environ.get("HELIOS_STUB_CLOCK", "0"))
     if offset:
@@ -72,8 +77,9 @@ def install() -> None:
         app._VISIBILITY_SECONDS = int(visibility)
     if seconds := os.environ.get("HELIOS_STUB_BRPOP"):
         transport.Transport.brpop_timeout = int(seconds)
-    job.open_model = lambda name: MODEL
-    engines.load_engine = lambda job: ObedientEngine()
+    broken = os.environ.get("HELIOS_STUB_BROKEN")
+    job.open_model = fail if broken == "model" else lambda name: MODEL
+    engines.load_engine = fail if broken == "engine" else lambda job: ObedientEngine()
     engines.adopt_engine = lambda engine, job: None
 
 

@@ -13,12 +13,20 @@ if status ~= 'running' and not (status == 'queued' and unit == 'survey') then
   return {status}
 end
 if unit ~= 'survey' then
-  if tonumber(unit) >= tonumber(redis.call('HGET', KEYS[1], 'shards')) then return {'unknown'} end
+  if tonumber(unit) >= tonumber(redis.call('HGET', KEYS[1], 'shards')) then
+    redis.call('ZREM', KEYS[5], unit)
+    return {'unknown'}
+  end
   if redis.call('GETBIT', KEYS[4], unit) == 1 then
     redis.call('ZREM', KEYS[5], unit)
     return {'done'}
   end
 end
+local time = redis.call('TIME')
+local micros = time[1] * 1000000 + time[2]
+-- a message that comes back at once does not cut the pause after a failure short
+local due = redis.call('ZSCORE', KEYS[11], unit)
+if due and tonumber(due) * 1000 > micros then return {'waiting'} end
 local holder = redis.call('HGET', KEYS[3], unit)
 if holder then
   local before = cjson.decode(holder)
@@ -35,8 +43,6 @@ if holder then
   end
 end
 -- tokens only grow, a wiped Redis included: they start from its clock in microseconds
-local time = redis.call('TIME')
-local micros = time[1] * 1000000 + time[2]
 local token = redis.call('INCR', KEYS[8])
 if token < micros then
   token = micros
@@ -47,6 +53,7 @@ redis.call('SET', KEYS[2], token, 'PX', ARGV[5])
 local record = cjson.decode(ARGV[4])
 record.token, record.since = token, math.floor(micros / 1000)
 redis.call('HSET', KEYS[3], unit, cjson.encode(record))
+redis.call('ZREM', KEYS[11], unit)
 local published = redis.call('ZSCORE', KEYS[5], unit)
 if published then
   if tonumber(published) > tonumber(redis.call('GET', KEYS[9]) or '0') then
