@@ -28,6 +28,12 @@ def find(jobs: JobTable, job_id: str) -> JobState:
     found = [known for known in jobs.ids() if job_id and known.startswith(job_id)]
     if len(found) == 1 and (state := jobs.get(found[0])) is not None:
         return state
+    if len(found) == 1:
+        raise QueueUsageError(
+            f"what Redis has of job {found[0]} is damaged",
+            where=f"the queue {jobs.keys.prefix!r}",
+            fix="submit its spec again: finished shards are kept",
+        )
     raise QueueUsageError(
         f"{'more than one job begins' if found else 'no job begins'} with {job_id!r:.40}",
         where=f"the queue {jobs.keys.prefix!r}",

@@ -20,39 +20,37 @@ from helios_batch.queue.jobs import JobState, JobTable
 from helios_batch.queue.mirror import record_status
 from helios_batch.queue.scripts import Scripts
 from helios_batch.queue.settings import QueueSettings
+from helios_batch.queue.turns import Candidate, engine_of, next_turn
 
 _log = logging.getLogger(__name__)
 _SPARE_MESSAGES = 2
-_COUNT_WORKERS_EVERY = 1.0
+_LOOK_EVERY = 1.0
 
 Send = Callable[[QueueSettings, str, str, str], None]
 
 
 @dataclass
-class _Candidate:
-    """A job that may have units to send; `underway` counts those sent and not finished."""
+class _Queue:
+    """A queue's jobs, and when each engine's latest stretch began (Redis's time, in seconds)."""
 
-    id: str
-    queue: str
-    priority: int
-    submitted: int
-    underway: int
-
-    @property
-    def turn(self) -> tuple[int, int, int, str]:
-        """Sorts the job whose turn it is to the front: priority, then fewest underway."""
-        return (-self.priority, self.underway, self.submitted, self.id)
+    jobs: list[Candidate]
+    began: dict[str, float]
 
 
 class Dispatcher:
-    """Sends the units of living jobs to their queues, a few per worker at a time."""
+    """Sends the units of living jobs to their queues, a few per worker at a time.
+
+    What someone has damaged in Redis is left out, logged and counted; other jobs go on.
+    """
 
     def __init__(self, settings: QueueSettings, jobs: JobTable, send: Send = send_unit) -> None:
         self._settings, self._jobs, self._send = settings, jobs, send
         self._client, self._keys = jobs.client, jobs.keys
         self._scripts = Scripts(jobs.client)
+        self._known: dict[str, tuple[str, str]] = {}  # queue and engine of each active job
+        self._left_out: set[str] = set()
         self._workers: dict[str, int] = {}
-        self._counted = -_COUNT_WORKERS_EVERY
+        self._looked = -_LOOK_EVERY
 
     def tick(self) -> None:
         """Find what was lost, stop what is over, mirror what has changed, and send.
@@ -60,49 +58,96 @@ class Dispatcher:
         Raises:
             redis.RedisError: Redis does not answer; the next tick tries again.
         """
-        for state in self._jobs.active():
+        for state in self._look():
             try:
-                self._recover(state)
-            except redis.ResponseError:
-                _log.exception("job %s: its leases can't be read; others go on", state.job.id)
-            if state.live and 0 < state.job.deadline_at / 1000 < self._jobs.now():
-                why = "its deadline has passed; what is finished stays, retry goes on without one"
-                self._jobs.set_status(state.job.id, "failed", ("queued", "running", "paused"), why)
-            elif state.recorded != state.status and record_status(state, self._settings):
-                self._jobs.recorded(state)
+                self._see_to(state)
+            except (redis.ResponseError, ValueError, OSError) as exc:
+                self._leave_out(state.job.id, str(exc))
         self.fill()
 
     def fill(self, only: str | None = None) -> None:
         """Send units until each queue (or one) has its share underway."""
-        for queue, jobs in self._candidates(only).items():
-            room = self._window(queue) - sum(job.underway for job in jobs)
-            while jobs and room > 0:
-                job = min(jobs, key=lambda candidate: candidate.turn)
-                units = self.choose(job.id, 1)
-                if not units:
-                    jobs.remove(job)
+        if time.monotonic() - self._looked > _LOOK_EVERY:
+            self._look()
+        now, queues = self._queues(only)
+        for name, queue in queues.items():
+            room = self._window(name) - sum(job.underway for job in queue.jobs)
+            while queue.jobs and room > 0:
+                job, begins = next_turn(queue.jobs, queue.began, now, self._settings.stretch)
+                try:
+                    units = self.choose(job.id, 1)
+                except redis.ResponseError as exc:
+                    self._leave_out(job.id, str(exc))
+                    units = []
                 crashpoint("dispatch.chosen")
+                if not units:
+                    queue.jobs.remove(job)
+                    continue
+                if begins:
+                    self._begin_stretch(name, queue, job.engine, now)
                 for unit in units:
-                    self._send(self._settings, job.id, unit, queue)
-                job.underway += len(units)
+                    self._send(self._settings, job.id, unit, name)
+                job.underway, job.sent = job.underway + len(units), now
                 room -= len(units)
 
-    def _candidates(self, only: str | None) -> dict[str, list[_Candidate]]:
+    def _look(self) -> list[JobState]:
+        """Read the active jobs and count the workers; note which jobs can't be read."""
+        self._looked = time.monotonic()
+        self._workers = count_workers(self._client, self._jobs)
         ids = sorted(self._client.smembers(self._keys.active))
+        states = self._jobs.read(ids)
+        self._known = {s.job.id: (s.job.queue, engine_of(s.job.spec)) for s in states}
+        self._left_out &= {*ids}
+        for job_id in set(ids) - self._known.keys():
+            self._leave_out(job_id, "its entry in Redis is damaged")
+        return states
+
+    def _leave_out(self, job_id: str, why: str) -> None:
+        """Tell, once, that a job is not served while it is as it is."""
+        if job_id not in self._left_out:
+            self._left_out.add(job_id)
+            _log.error("job %s is left out, others go on: %s", job_id, why)
+            if self._client.sadd(self._keys.damaged, job_id):  # no other process has told
+                self._client.hincrby(self._keys.counters, "damaged_jobs", 1)
+
+    def _queues(self, only: str | None) -> tuple[float, dict[str, _Queue]]:
+        """Return Redis's time in seconds, and the queues that have jobs to serve, in a round trip.
+
+        A job that was damaged since it was read is not among them.
+        """
+        known = {i: found for i, found in self._known.items() if only in (None, found[0])}
+        names = sorted({queue for queue, _ in known.values()})
         pipe = self._client.pipeline(transaction=False)
-        for job_id in ids:
+        pipe.time()
+        for name in names:
+            pipe.hgetall(self._keys.turns(name))
+        for job_id in known:
             keys = self._keys.job(job_id)
-            pipe.hmget(keys.job, "status", "queue", "priority", "submitted")
+            pipe.hmget(keys.job, "status", "priority", "submitted", "sent")
             pipe.zcard(*keys.parts("open"))
-        found = pipe.execute()
-        queues: dict[str, list[_Candidate]] = {}
-        for job_id, facts, underway in zip(ids, found[::2], found[1::2], strict=True):
-            status, queue, priority, submitted = facts
-            if status in ("queued", "running") and queue and only in (None, queue):
-                with suppress(ValueError, TypeError):  # a damaged job's: it waits
-                    job = _Candidate(job_id, queue, int(priority), int(submitted), underway)
-                    queues.setdefault(queue, []).append(job)
-        return queues
+        (seconds, micros), *found = pipe.execute(raise_on_error=False)
+        queues = {
+            name: _Queue([], {engine: float(at) for engine, at in began.items()})
+            for name, began in zip(names, found, strict=False)
+        }
+        found = found[len(names) :]
+        for job_id, facts, underway in zip(known, found[::2], found[1::2], strict=True):
+            queue, engine = known[job_id]
+            with suppress(ValueError, TypeError):
+                status, priority, submitted, sent = facts
+                times = int(submitted) / 1000, int(sent or 0) / 1000
+                job = Candidate(job_id, engine, int(priority), *times, int(underway))
+                if status in ("queued", "running"):
+                    queues[queue].jobs.append(job)
+        return float(seconds) + float(micros) / 1e6, queues
+
+    def _begin_stretch(self, name: str, queue: _Queue, engine: str, now: float) -> None:
+        """Note that an engine's turn begins; engines that no job wants are forgotten."""
+        key, wanted = self._keys.turns(name), {job.engine for job in queue.jobs}
+        self._client.hset(key, engine, now)
+        if gone := queue.began.keys() - wanted:
+            self._client.hdel(key, *gone)
+        queue.began[engine] = now
 
     def choose(self, job_id: str, room: int) -> list[str]:
         """Return a job's next units, at most `room`, marked as sent; the caller sends them."""
@@ -112,10 +157,15 @@ class Dispatcher:
 
     def _window(self, queue: str) -> int:
         """How many units may be underway: each worker has one to run and one to take next."""
-        now = time.monotonic()
-        if now - self._counted > _COUNT_WORKERS_EVERY:
-            self._counted, self._workers = now, count_workers(self._client, self._jobs)
         return 2 * self._workers.get(queue, 0) + _SPARE_MESSAGES
+
+    def _see_to(self, state: JobState) -> None:
+        self._recover(state)
+        if state.live and 0 < state.job.deadline_at / 1000 < self._jobs.now():
+            why = "its deadline has passed; what is finished stays, retry goes on without one"
+            self._jobs.set_status(state.job.id, "failed", ("queued", "running", "paused"), why)
+        elif state.recorded != state.status and record_status(state, self._settings):
+            self._jobs.recorded(state)
 
     def _recover(self, state: JobState) -> None:
         keys, queue = self._keys.job(state.job.id), state.job.queue

@@ -84,38 +84,37 @@ class JobTable:
     def submit(self, job: QueuedJob) -> str:
         """Create or reopen a job; return "created", "reopened", or a living job's status.
 
-        A job whose hash is damaged is created anew.
+        A job that is opened again has nothing held against its shards; one whose hash is damaged is
+        created anew.
         """
-        keys = self.keys
+        names = self.keys.job(job.id)
         if self.get(job.id) is None:
-            self.client.delete(keys.job(job.id).job)
+            self.client.delete(names.job)
+        held = names.parts("deaths", "failures", "suspects", "again")
         found: str = self.scripts.run(
-            "submit", [keys.job(job.id).job, keys.jobs, keys.active], job.id, *job.fields()
+            "submit", [names.job, self.keys.jobs, self.keys.active, *held], job.id, *job.fields()
         )
         if found in ("created", "reopened"):
-            names = self.keys.job(job.id)
             for key in (names.job, *names.parts(*get_args(JobPart))):
                 self.client.persist(key)
             self.event(job.id, found)
         return found
 
     def reopen(self, state: JobState) -> None:
-        """Queue an ended job again, without a deadline and with nothing held against its shards."""
-        keys = self.keys.job(state.job.id)
-        self.client.delete(*keys.parts("deaths", "failures", "suspects"))
+        """Queue an ended job again, without a deadline."""
         self.submit(replace(state.job, deadline_at=0))
 
     def get(self, job_id: str) -> JobState | None:
-        """Return a job, or None if Redis does not know it."""
-        return _state(job_id, self.client.hgetall(self.keys.job(job_id).job))
+        """Return a job, or None if Redis does not know it, or what it knows is damaged."""
+        return next(iter(self.read([job_id])), None)
 
     def read(self, job_ids: Iterable[str]) -> list[JobState]:
-        """Return those of the jobs that Redis knows, in their order, in one round trip."""
+        """Return those of the jobs that can be read, in their order, in one round trip."""
         wanted = list(job_ids)
         pipe = self.client.pipeline(transaction=False)
         for job_id in wanted:
             pipe.hgetall(self.keys.job(job_id).job)
-        found = zip(wanted, pipe.execute(), strict=True)
+        found = zip(wanted, pipe.execute(raise_on_error=False), strict=True)
         states = (_state(job_id, fields) for job_id, fields in found)
         return [state for state in states if state is not None]
 
@@ -201,8 +200,12 @@ _COUNTERS = (
 )
 
 
-def _state(job_id: str, found: dict[str, str]) -> JobState | None:
+def _state(job_id: str, found: dict[str, str] | redis.ResponseError) -> JobState | None:
     """Read a job's hash; None if it is damaged, or only a counter that came back after a wipe."""
+    if isinstance(found, redis.ResponseError):
+        if "WRONGTYPE" in str(found):
+            return None
+        raise found
     try:
         return _read_state(job_id, found)
     except (KeyError, ValueError, RecursionError):
@@ -213,11 +216,14 @@ def _read_state(job_id: str, found: dict[str, str]) -> JobState:
     def number(name: str) -> int:
         return int(found.get(name) or 0)
 
+    spec = json.loads(found["spec"])
+    if not isinstance(spec, dict):
+        raise ValueError("the spec is no object")
     job = QueuedJob(
         id=job_id,
         name=found["name"],
         fingerprint=found["fingerprint"],
-        spec=json.loads(found["spec"]),
+        spec=spec,
         output=found["output"],
         rows=number("rows"),
         shards=number("shards"),

@@ -65,6 +65,11 @@ class Keys:
         return f"{self.prefix}:active"
 
     @property
+    def damaged(self) -> str:
+        """Set of the jobs that were once found damaged."""
+        return f"{self.prefix}:damaged"
+
+    @property
     def fence(self) -> str:
         """The last fencing token."""
         return f"{self.prefix}:fence"
@@ -109,6 +114,10 @@ class Keys:
     def watermark(self, queue: str) -> str:
         """When the youngest message was sent that a worker has taken."""
         return f"{self.prefix}:watermark:{queue}"
+
+    def turns(self, queue: str) -> str:
+        """Hash of when each engine's latest stretch began."""
+        return f"{self.prefix}:turns:{queue}"
 
     def lock(self, name: str) -> str:
         """A lock that expires."""

@@ -23,9 +23,9 @@ class QueueSettings:
     a lease ends `lease` after its last renewal; a message not taken within `redelivery` is sent
     again once it is known to be lost; `soft_shutdown` is how long a stopping worker lets its shard
     go on. After `max_deaths` processes lost while its rows ran, a shard is searched for the row to
-    blame; after `max_failures` errors, or processes lost before, its job fails. Workers read
-    inputs and models only under `input_roots` and write only under `output_roots`: folders, or
-    prefixes of URLs.
+    blame; after `max_failures` errors, or processes lost before, its job fails. While jobs of other
+    models wait, those of one are served for `stretch` seconds each. Workers read inputs and models
+    only under `input_roots` and write only under `output_roots`: folders, or prefixes of URLs.
     """
 
     url: str
@@ -36,6 +36,7 @@ class QueueSettings:
     soft_shutdown: float = 20.0
     max_deaths: int = 3
     max_failures: int = 5
+    stretch: float = 60.0
     input_roots: tuple[str, ...] = field(default_factory=lambda: (str(Path.cwd()),))
     output_roots: tuple[str, ...] = field(default_factory=lambda: (str(Path.cwd()),))
 
@@ -72,6 +73,7 @@ class QueueSettings:
             soft_shutdown=_number("HELIOS_SOFT_SHUTDOWN_SECONDS", 20.0, 0.0),
             max_deaths=int(_number("HELIOS_MAX_DEATHS", 3, 1)),
             max_failures=int(_number("HELIOS_MAX_FAILURES", 5, 1)),
+            stretch=_number("HELIOS_STRETCH_SECONDS", 60.0, 0.0),
             input_roots=_roots("HELIOS_INPUT_ROOTS"),
             output_roots=_roots("HELIOS_OUTPUT_ROOTS"),
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any
 
+import redis
 from redis.client import NEVER_DECODE
 
 from helios_batch.queue.jobs import JobState, JobTable
@@ -81,8 +82,8 @@ def _holders(jobs: JobTable) -> Iterator[tuple[str, str, dict[str, Any]]]:
     pipe = jobs.client.pipeline(transaction=False)
     for job_id in job_ids:
         pipe.hgetall(*jobs.keys.job(job_id).parts("holders"))
-    for job_id, units in zip(job_ids, pipe.execute(), strict=True):
-        for unit, text in units.items():
+    for job_id, units in zip(job_ids, pipe.execute(raise_on_error=False), strict=True):
+        for unit, text in {} if isinstance(units, redis.ResponseError) else units.items():
             with suppress(ValueError):
                 yield job_id, unit, json.loads(text)
 

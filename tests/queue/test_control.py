@@ -96,8 +96,8 @@ def test_pause_lets_running_shards_finish(fleet: Fleet) -> None:
 def test_priority_and_fairness(fleet: Fleet) -> None:
     """The higher priority is served first; jobs of one priority take turns."""
     jobs = {
-        name: fleet.submit(fleet.spec(rows=80, per_shard=4, name=name), "--priority", priority)
-        for name, priority in (("low", "0"), ("fair-1", "5"), ("fair-2", "5"))
+        name: fleet.queue(fleet.spec(rows=80, per_shard=4, name=name), priority)
+        for name, priority in (("low", 0), ("fair-1", 5), ("fair-2", 5))
     }
     fleet.worker(HELIOS_STUB_SECONDS="0.01")
     for job_id in jobs.values():
@@ -115,6 +115,19 @@ def test_priority_and_fairness(fleet: Fleet) -> None:
     assert len(late) >= 15
     assert began["fair-1"][10] < began["fair-2"][-1]
     assert began["fair-2"][10] < began["fair-1"][-1]
+
+
+def test_jobs_of_two_engines_change_seldom(fleet: Fleet) -> None:
+    """Of equal priority, they don't load their weights anew for each shard."""
+    jobs = [
+        fleet.queue(fleet.spec(rows=40, per_shard=4, name=f"depth-{depth}", depth=depth))
+        for depth in (1, 2)
+    ]
+    fleet.worker(HELIOS_STUB_SECONDS="0")
+    for job_id in jobs:
+        fleet.wait_for_status(job_id, "done")
+    events = [event for job_id in jobs for event in fleet.jobs.events(job_id)]
+    assert 2 <= sum(event["kind"] == "loaded" for event in events) <= 4
 
 
 def test_a_deadline_stops_a_job(fleet: Fleet) -> None:
@@ -143,23 +156,44 @@ def test_too_many_failed_rows_stop_a_job(fleet: Fleet) -> None:
     assert len(fleet.parts()) < 100
 
 
-def test_a_damaged_job_stops_no_other(fleet: Fleet) -> None:
-    """Hashes that someone has broken are left alone; other jobs run, and submitting mends one."""
-    broken = fleet.submit(fleet.spec(rows=8, name="broken"))
-    empty = fleet.submit(fleet.spec(rows=8, name="empty"))
-    job_id = fleet.submit(fleet.spec(rows=8))
-    client, keys = fleet.jobs.client, fleet.jobs.keys
-    client.hset(keys.job(broken).job, mapping={"spec": "{", "priority": b"\xff"})
-    client.hdel(keys.job(empty).job, "status")
-    (holders,) = keys.job(job_id).parts("holders")
-    client.hset(holders, "99", "no JSON")
+def damage(fleet: Fleet, job_id: str, how: str) -> None:
+    """Break what Redis has of a job."""
+    client, key = fleet.jobs.client, fleet.jobs.keys.job(job_id).job
+    if how == "type":
+        client.delete(key)
+        client.set(key, "not a hash")
+    elif how == "bitmap":
+        client.delete(f"{key}:done")
+        client.hset(f"{key}:done", "a", "b")
+    elif how == "status":
+        client.hdel(key, "status")
+    else:
+        client.hset(key, how, {"shards": "x", "spec": "{", "priority": b"\xff"}[how])
+
+
+def test_damaged_jobs_stop_no_other(fleet: Fleet) -> None:
+    """Broken while they run and go first, jobs are left out loudly; submitting mends one."""
+    ways = ["shards", "spec", "type", "bitmap", "status", "priority"]
     fleet.worker()
-    fleet.wait_for_status(job_id, "done")
+    # else the worker would put the jobs back from their folders
+    wait_for(lambda: fleet.jobs.client.exists(fleet.jobs.keys.epoch), "the worker")
+    broken = {
+        how: fleet.queue(fleet.spec(rows=2000, per_shard=1, name=how), priority=5) for how in ways
+    }
+    for how, job_id in broken.items():
+        fleet.wait_for_status(job_id, "running")
+        damage(fleet, job_id, how)
+    job_id = fleet.queue(fleet.spec(rows=8))
+    (holders,) = fleet.jobs.keys.job(job_id).parts("holders")
+    fleet.jobs.client.hset(holders, "99", "no JSON")
+    fleet.wait_for_status(job_id, "done", seconds=8)
     fleet.check_whole(8)
-    assert fleet.run("status").returncode == 0
-    assert fleet.submit(fleet.folder / "broken" / "job.yaml") == broken
-    fleet.wait_for_status(broken, "done")
-    fleet.check_whole(8, "broken")
+    shown = fleet.run("status")
+    assert (shown.returncode, "is damaged: 6" in shown.stdout) == (0, True), shown.stdout
+    unreadable = fleet.run("logs", broken["type"])
+    assert (unreadable.returncode, "submit its spec again" in unreadable.stderr) == (2, True)
+    assert fleet.queue(fleet.folder / "type" / "job.yaml") == broken["type"]
+    wait_for(lambda: fleet.state(broken["type"]).status == "running", "the mended job")
 
 
 def test_retry_deletes_nothing_outside_the_roots(fleet: Fleet) -> None:

@@ -13,8 +13,6 @@ import psutil
 import pytest
 
 from helios_batch.queue.dispatcher import Dispatcher
-from helios_batch.queue.submission import submit
-from helios_batch.spec_file import load_spec
 from tests.support.fleet import Fleet, child_of, kill_tree, signal_child, wait_for
 
 KILLS = 100
@@ -72,11 +70,8 @@ def test_kill_a_hundred_times(fleet: Fleet) -> None:
     assert all(row["error"] is None for row in fleet.rows())
 
 
-def test_a_popped_message_dies_with_its_worker(
-    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_popped_message_dies_with_its_worker(fleet: Fleet) -> None:
     """A message that Redis has handed to a stopped worker, killed then, is sent again in time."""
-    monkeypatch.setattr("helios_batch.job.open_model", _stub_model())
     first = fleet.worker(HELIOS_STUB_BRPOP="60")
     log = fleet.folder / "worker-0.log"
     wait_for(lambda: "ready." in log.read_text(), "the worker to be ready")
@@ -85,15 +80,15 @@ def test_a_popped_message_dies_with_its_worker(
         "the worker to wait for messages",
     )
     first.send_signal(signal.SIGSTOP)
-    submitted = submit(load_spec(fleet.spec(rows=8)), fleet.jobs)
+    job_id = fleet.queue(fleet.spec(rows=8))
     Dispatcher(fleet.settings, fleet.jobs).fill()
     queue = f"{fleet.jobs.keys.broker}shards"
     wait_for(lambda: fleet.jobs.client.llen(queue) == 0, "the stopped worker to be given it", 5)
     kill_tree(first)
     fleet.worker()
-    fleet.wait_for_status(submitted.id, "done", seconds=15)
+    fleet.wait_for_status(job_id, "done", seconds=15)
     fleet.check_whole(8)
-    assert fleet.state(submitted.id).counters["republished"] >= 1
+    assert fleet.state(job_id).counters["republished"] >= 1
 
 
 @pytest.mark.parametrize("target", ["child", "main"])
@@ -170,9 +165,3 @@ def test_a_worker_finishes_what_is_nearly_done(fleet: Fleet) -> None:
     first.terminate()
     first.wait(timeout=20)
     assert len(fleet.parts()) == 1
-
-
-def _stub_model() -> object:
-    from tests.support.stub import MODEL
-
-    return lambda name: MODEL

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
 import pyarrow as pa
@@ -22,8 +23,11 @@ from helios_batch.queue.embedded import EmbeddedRedis
 from helios_batch.queue.jobs import JobState, JobTable
 from helios_batch.queue.keys import Keys
 from helios_batch.queue.settings import QueueSettings
+from helios_batch.queue.submission import submit
+from helios_batch.spec_file import load_spec
 from tests.support.jobs import ROOT, write_spec
 from tests.support.parquet import write_rows
+from tests.support.stub import MODEL
 
 PATIENCE = 60.0
 
@@ -119,6 +123,11 @@ class Fleet:
         done = self.run("submit", spec, "--json", *arguments)
         assert done.returncode == 0, done.stderr
         return str(json.loads(done.stdout)["id"])
+
+    def queue(self, spec: Path, priority: int = 0) -> str:
+        """Submit a job from this process, which takes no time; return its id."""
+        with patch("helios_batch.job.open_model", lambda name: MODEL):
+            return submit(load_spec(spec), self.jobs, priority=priority).id
 
     def state(self, job_id: str) -> JobState:
         """Return a job as it stands."""

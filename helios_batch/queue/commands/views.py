@@ -168,9 +168,11 @@ def _render(view: JobView | QueueView) -> RenderableType:
 
     if isinstance(view, JobView):
         return job_panel(view)
-    refused = view.counters.get("refused_messages", 0)
+    lines = [f"messages refused: {view.counters.get('refused_messages', 0)}"]
+    if damaged := view.counters.get("damaged_jobs", 0):
+        lines.append(f"jobs left out because what Redis has of them is damaged: {damaged}")
     tables = jobs_table(view.jobs, view.now), workers_table(view.workers, view.now)
-    return Group(*tables, f"messages refused: {refused}")
+    return Group(*tables, *lines)
 
 
 def _event_line(event: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local units = {}
 local function send(unit)
   redis.call('ZADD', open, now, unit)
+  redis.call('HSET', job, 'sent', now)
   units[#units + 1] = tostring(unit)
 end
 local status = redis.call('HGET', job, 'status')

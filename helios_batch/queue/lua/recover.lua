@@ -9,13 +9,15 @@ local holders = redis.call('HGETALL', KEYS[2])
 for i = 1, #holders, 2 do
   local unit = holders[i]
   if redis.call('EXISTS', ARGV[1] .. unit) == 0 then
-    local before = cjson.decode(holders[i + 1])
+    -- what someone has damaged goes the way of a dead attempt
+    local read, before = pcall(cjson.decode, holders[i + 1])
+    if not read or type(before) ~= 'table' then before = {} end
     redis.call('HDEL', KEYS[2], unit)
     redis.call('ZREM', KEYS[3], unit)
     redis.call('HINCRBY', before.running and KEYS[5] or KEYS[8], unit, 1)
     redis.call('ZADD', KEYS[4], now, unit)
     redis.call('XADD', KEYS[7], 'MAXLEN', '~', 5000, '*',
-      'kind', 'lease_expired', 'unit', unit, 'worker', before.worker)
+      'kind', 'lease_expired', 'unit', unit, 'worker', before.worker or '?')
     died = died + 1
   end
 end
