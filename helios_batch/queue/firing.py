@@ -12,27 +12,28 @@ from helios_batch.data.output import OutputFolder
 from helios_batch.data.publish import revoke
 from helios_batch.data.source import has_files
 from helios_batch.errors import OutputError
-from helios_batch.job import prepare
+from helios_batch.job import Job, prepare
 from helios_batch.queue.fire_lock import FireLock
 from helios_batch.queue.jobs import JobTable
-from helios_batch.queue.mirror import restore
+from helios_batch.queue.mirror import reopen, restore
 from helios_batch.queue.roots import check_spec
 from helios_batch.queue.schedules import Schedule, ScheduleTable
 from helios_batch.queue.settings import QueueSettings
 from helios_batch.queue.submission import job_id, submit
-from helios_batch.spec import JobSpec
 from helios_batch.spec_file import parse_spec
 
 NOTHING_NEW = "nothing new"
+_STOPPED = ("failed", "cancelled")
 
 
 def fire(schedule: Schedule, time: datetime, jobs: JobTable, settings: QueueSettings) -> str:
-    """Submit the job of one fire time; return its id, or `NOTHING_NEW`.
+    """Submit the job of one fire time; return its id, or what begins with `NOTHING_NEW`.
 
     The fire time names the job's output folder and so the job: firing again, after a crash or
     beside another process, finds the same one. What earlier runs have taken is read off their own
-    `_job.json`; a run that failed or was cancelled has taken its files if it has published any of
-    them, for then another run would do them twice: `retry` completes it.
+    `_job.json`. A run that failed or was cancelled has taken its files if it has published any of
+    their rows, for then another run would do those twice: it is queued again, so that it does the
+    others, unless the schedule's spec or model is another one now.
 
     Raises:
         UsageError: the spec, its input or model can't be used, or another fire is under way.
@@ -66,9 +67,15 @@ def _submit(
     runs = _runs(schedule.folder, jobs)
     if folder in runs:
         return job_id(runs[folder]["fingerprint"], str(folder))
-    new = _new_files(spec, [record for run, record in runs.items() if _has_taken(run, record)])
-    if not new:
+    if not has_files(*spec.input.paths):
         return NOTHING_NEW
+    job = prepare(spec)
+    runs = {run: record for run, record in runs.items() if _same_work(record, job)}
+    unfinished = [run for run, record in runs.items() if _is_unfinished(run, record)]
+    reopened = [each for run in unfinished if (each := reopen(run, jobs, confirm)) is not None]
+    new = _new_files(job, [record for run, record in runs.items() if _has_taken(run, record)])
+    if not new:
+        return f"{NOTHING_NEW}, goes on with {', '.join(reopened)}" if reopened else NOTHING_NEW
     run = spec.model_copy(
         update={
             "input": spec.input.model_copy(update={"path": new}),
@@ -107,26 +114,31 @@ def _runs(folder: Path, jobs: JobTable) -> dict[Path, dict[str, Any]]:
     return found
 
 
-def _new_files(spec: JobSpec, runs: list[dict[str, Any]]) -> tuple[str, ...]:
-    """Return the input files whose contents no run has taken for the same work."""
-    if not has_files(*spec.input.paths):
-        return ()
-    job = prepare(spec)
-    work = _work(spec.identity(), job.model.digest)
-    taken = {
-        file["content"]
-        for run in runs
-        if _work(run["identity"]["spec"], run["identity"]["model"]) == work
-        for file in run["identity"]["input"]
-    }
+def _new_files(job: Job, runs: list[dict[str, Any]]) -> tuple[str, ...]:
+    """Return the input files whose contents no run has taken."""
+    taken = {file["content"] for run in runs for file in run["identity"]["input"]}
     return tuple(file.name for file in job.table.files if file.content_digest() not in taken)
 
 
 def _has_taken(run: Path, record: dict[str, Any]) -> bool:
-    return record["status"] not in ("failed", "cancelled") or any(run.glob("part-*.parquet"))
+    return record["status"] not in _STOPPED or _has_published(run)
 
 
-def _work(identity: dict[str, Any], model: str) -> dict[str, Any]:
-    """Return what is done to a file, whichever it is."""
+def _is_unfinished(run: Path, record: dict[str, Any]) -> bool:
+    return record["status"] in _STOPPED and _has_published(run)
+
+
+def _has_published(run: Path) -> bool:
+    return any(run.glob("part-*.parquet"))
+
+
+def _same_work(record: dict[str, Any], job: Job) -> bool:
+    """Whether a run does to its files what the job does, whichever files they are."""
+    identity = record["identity"]
+    before, now = _work(identity["spec"]), _work(job.spec.identity())
+    return before == now and bool(identity["model"] == job.model.digest)
+
+
+def _work(identity: dict[str, Any]) -> dict[str, Any]:
     inputs = {key: value for key, value in identity["input"].items() if key != "path"}
-    return identity | {"input": inputs, "model": model}
+    return identity | {"input": inputs}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +72,32 @@ def rebuild(jobs: JobTable, settings: QueueSettings) -> list[str]:
 def restore(folder: Path, jobs: JobTable) -> str | None:
     """Put the living job of an output folder back into Redis; return its id if that was news."""
     record = _read(folder)
-    job = _queued_job(record, jobs.keys.prefix) if record is not None else None
-    if record is None or job is None or jobs.get(job.id) is not None:
+    job = _queued_job(record, jobs.keys.prefix, ("queued", "running", "paused"))
+    if job is None or jobs.get(job.id) is not None:
         return None
     jobs.submit(job)
     if record["status"] == "paused":
         jobs.set_status(job.id, "paused", ("queued", "running"))
     jobs.event(job.id, "rebuilt", folder=str(folder))
+    return job.id
+
+
+def reopen(folder: Path, jobs: JobTable, confirm: Callable[[], None]) -> str | None:
+    """Queue the failed or cancelled job of an output folder again, without a deadline.
+
+    Redis need not know it any more. Returns its id, or None if there is none, or if it lives.
+
+    Raises:
+        WriteError: the folder can't be written.
+    """
+    record = _read(folder)
+    job = _queued_job(record, jobs.keys.prefix, ("failed", "cancelled"))
+    known = jobs.get(job.id) if job is not None else None
+    if job is None or (known is not None and known.live):
+        return None
+    output = OutputFolder(str(folder)).guarded(confirm)
+    output.record(record | {"status": "queued", "error": None}, success=False)
+    jobs.submit(replace(job, deadline_at=0))
     return job.id
 
 
@@ -103,20 +123,21 @@ def _folders(settings: QueueSettings, name: str) -> Iterator[Path]:
                 names[:] = sorted(each for each in names if not each.startswith((".", "_")))
 
 
-def _read(folder: Path) -> dict[str, Any] | None:
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what a folder's `_job.json` says; nothing if it can't be read."""
     try:
         record = json.loads((folder / "_job.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return None
-    return record if isinstance(record, dict) else None
+        return {}
+    return record if isinstance(record, dict) else {}
 
 
-def _queued_job(record: dict[str, Any], prefix: str) -> QueuedJob | None:
-    """Return the living job of this queue that a record tells of, if it does."""
+def _queued_job(record: dict[str, Any], prefix: str, statuses: tuple[str, ...]) -> QueuedJob | None:
+    """Return the job of this queue that a record tells of, if it has one of the statuses."""
     note = record.get("queue")
     if not isinstance(note, dict) or note.get("prefix") != prefix:
         return None
-    if record.get("status") not in ("queued", "running", "paused"):
+    if record.get("status") not in statuses:
         return None
     try:
         return QueuedJob(

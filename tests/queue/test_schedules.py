@@ -7,14 +7,17 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow.dataset as ds
 import pytest
 import yaml
 
+from helios_batch.queue import control, firing
 from helios_batch.queue.schedules import ScheduleTable
-from tests.support.fleet import Fleet, wait_for
+from tests.support.fleet import Fleet, kill_tree, no_model, wait_for
 from tests.support.parquet import write_rows
 
 FIRE = "2026-01-02T03:04:00+00:00"
@@ -168,14 +171,54 @@ def test_run_now_and_what_is_refused(fleet: Fleet) -> None:
         assert (refused.returncode, problem in refused.stderr) == (2, True), refused.stderr
 
 
-def test_a_cancelled_run_that_published_keeps_its_files(fleet: Fleet) -> None:
-    """Another run would label their rows twice; `retry` completes the first."""
-    output = make_schedule(fleet)
-    fleet.worker(HELIOS_STUB_SECONDS="0.2")
-    first = fire(fleet)
+def fire_here(fleet: Fleet, time: str) -> str:
+    """Do the fire of a time in this process; return what it came to."""
+    schedule, moment = ScheduleTable(fleet.jobs).find("nightly"), datetime.fromisoformat(time)
+    with no_model():
+        return firing.fire(schedule, moment, fleet.jobs, fleet.settings)
+
+
+def stopped_half_way(fleet: Fleet, output: Path) -> str:
+    """Fire, and cancel the run after its first part, with no worker left; return its job."""
+    worker = fleet.worker(HELIOS_STUB_SECONDS="0.1")
+    job_id = fire_here(fleet, FIRE)
     wait_for(lambda: list(output.glob("run-*/part-*.parquet")), "a part")
-    assert fleet.run("cancel", first).returncode == 0
-    assert fire(fleet, LATER).endswith("new")
-    assert fleet.run("retry", first).returncode == 0
+    assert control.cancel(fleet.jobs, fleet.state(job_id), fleet.settings)
+    kill_tree(worker)
+    return job_id
+
+
+@pytest.mark.parametrize("wiped", [False, True])
+def test_a_run_stopped_half_way_is_completed_by_the_next_fire(fleet: Fleet, wiped: bool) -> None:
+    """Its rows are done once each, even if Redis was wiped; what is new is a job of its own."""
+    output = make_schedule(fleet)
+    schedule = ScheduleTable(fleet.jobs).find("nightly")
+    first = stopped_half_way(fleet, output)
+    done = {part: part.stat().st_ino for part in output.glob("run-*/part-*.parquet")}
+    if wiped:
+        fleet.jobs.client.flushall()
+        ScheduleTable(fleet.jobs).restore(schedule)
+    write_rows(output.parent / "in" / "c.parquet", 4, first=16)
+    second = fire_here(fleet, LATER)
+    assert sorted(fleet.jobs.ids()) == sorted([first, second])
+    assert fleet.state(second).job.rows == 4
+    assert fire_here(fleet, "2026-01-04T03:04:00+00:00") == "nothing new"
+    fleet.worker()
     fleet.wait_for_status(first, "done")
-    assert names(output) == [f"{file}{row}" for file in "ab" for row in range(8)]
+    fleet.wait_for_status(second, "done")
+    old = [f"{file}{row}" for file in "ab" for row in range(8)]
+    assert names(output) == [*old, *(f"c{row}" for row in range(4))]
+    assert {part: part.stat().st_ino for part in done} == done
+
+
+def test_a_run_of_other_work_stays_stopped(fleet: Fleet) -> None:
+    """Cancelled because its spec was wrong, a run is not paid for after the spec was replaced."""
+    output = make_schedule(fleet)
+    first, table = stopped_half_way(fleet, output), ScheduleTable(fleet.jobs)
+    old = table.find("nightly")
+    assert fire_here(fleet, LATER) == f"nothing new, goes on with {first}"
+    assert control.cancel(fleet.jobs, fleet.state(first), fleet.settings)
+    table.add(replace(old, spec=old.spec | {"depth": 1}), replace=True)
+    second = fire_here(fleet, "2026-01-04T03:04:00+00:00")
+    assert fleet.state(second).job.rows == 16
+    assert fleet.state(first).status == "cancelled"

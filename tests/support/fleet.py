@@ -41,6 +41,11 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
     return found
 
 
+def no_model() -> Any:
+    """Put the stub in the place of models, in this process, within a context."""
+    return patch("helios_batch.job.open_model", lambda name: MODEL)
+
+
 class Fleet:
     """A Redis, and workers with the stub engine unless `real`; short leases, quick rounds."""
 
@@ -126,7 +131,7 @@ class Fleet:
 
     def queue(self, spec: Path, priority: int = 0) -> str:
         """Submit a job from this process, which takes no time; return its id."""
-        with patch("helios_batch.job.open_model", lambda name: MODEL):
+        with no_model():
             return submit(load_spec(spec), self.jobs, priority=priority).id
 
     def state(self, job_id: str) -> JobState:
