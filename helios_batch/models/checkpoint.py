@@ -13,13 +13,15 @@ import struct
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import torch
+from typing import TYPE_CHECKING, Any, Self
 
 from helios_batch.errors import ModelError
 
-_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+if TYPE_CHECKING:  # headers are read by processes that load no torch
+    import torch
+
+_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 _MAX_HEADER = 100_000_000
 _BUFFER_BYTES = 4 << 20
 _INDEX = "model.safetensors.index.json"
@@ -56,7 +58,7 @@ class Checkpoint:
         self.bytes_read = 0
         self.tensors_read: list[str] = []
         self._handles: dict[Path, int] = {}
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer: torch.Tensor | None = None
         self.files = _weight_files(path) if path.is_dir() else (path,)
         self.entries: dict[str, TensorEntry] = {}
         for file in self.files:
@@ -75,7 +77,7 @@ class Checkpoint:
 
     def close(self) -> None:
         """Close the files and drop the buffer; reading makes them anew when needed."""
-        self._buffer = torch.empty(0, dtype=torch.uint8)
+        self._buffer = None
         while self._handles:
             os.close(self._handles.popitem()[1])
 
@@ -104,8 +106,10 @@ class Checkpoint:
         Raises:
             ModelError: as `read_into` does.
         """
+        import torch
+
         entry = self._readable(name)
-        tensor = torch.empty(entry.shape, dtype=_DTYPES[entry.dtype])
+        tensor = torch.empty(entry.shape, dtype=_torch_dtype(entry))
         self.read_into(name, tensor)
         return tensor
 
@@ -128,7 +132,7 @@ class Checkpoint:
             count = min(step, rows - first)
             stored = self._buffer_of(count * row_bytes)
             self._read_bytes(handle, stored, entry.begin + first * row_bytes, name, entry.file)
-            part = stored.view(_DTYPES[entry.dtype]).view(count, *entry.shape[1:])
+            part = stored.view(_torch_dtype(entry)).view(count, *entry.shape[1:])
             target[first : first + count].copy_(part)
         self.bytes_read += entry.size
         self.tensors_read.append(name)
@@ -144,7 +148,9 @@ class Checkpoint:
         return entry
 
     def _buffer_of(self, size: int) -> torch.Tensor:
-        if size > len(self._buffer):
+        import torch
+
+        if self._buffer is None or size > len(self._buffer):
             self._buffer = torch.empty(size, dtype=torch.uint8)
         return self._buffer[:size]
 
@@ -166,6 +172,13 @@ class Checkpoint:
         if file not in self._handles:
             self._handles[file] = os.open(file, os.O_RDONLY)
         return self._handles[file]
+
+
+def _torch_dtype(entry: TensorEntry) -> torch.dtype:
+    import torch
+
+    dtype: torch.dtype = getattr(torch, _DTYPES[entry.dtype])
+    return dtype
 
 
 def _weight_files(folder: Path) -> tuple[Path, ...]:
@@ -255,5 +268,5 @@ def _check(name: str, entry: TensorEntry, file_size: int) -> None:
         elements = 1
         for extent in entry.shape:
             elements *= extent
-        if elements * _DTYPES[entry.dtype].itemsize != entry.size:
+        if elements * _BYTES[entry.dtype] != entry.size:
             raise ValueError(f"tensor {name!r} has {entry.size} bytes for shape {entry.shape}")

@@ -94,3 +94,12 @@ def test_the_command_line_starts_without_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "transformers", "pyarrow", "polars", "celery", "redis"} & set(loaded)
+
+
+def test_a_job_is_checked_without_torch() -> None:
+    """Submitting, and a worker's process that dispatches, load no engine's libraries."""
+    code = "import sys, helios_batch.queue.worker, helios_batch.job; print(*sorted(sys.modules))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "transformers"} & set(loaded)

@@ -14,20 +14,22 @@ weights as they multiply):
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
-import torch
-from safetensors.torch import save_file
+from typing import TYPE_CHECKING
 
 from helios_batch.cache import file_digest
 from helios_batch.errors import ModelError
 from helios_batch.models.checkpoint import Checkpoint, read_metadata
 from helios_batch.models.exits.metadata import KEY, NO_EXIT, ExitMetadata, ExitShape
 from helios_batch.models.folder import ModelFolder
+
+if TYPE_CHECKING:  # finding exits needs no torch
+    import torch
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class ExitFile:
         """What the exit adds to the loaded layers; deltas and replacements add nothing."""
         with Checkpoint(self.path) as checkpoint:
             elements = sum(
-                torch.Size(entry.shape).numel()
+                math.prod(entry.shape)
                 for name, entry in checkpoint.entries.items()
                 if not name.startswith(("delta.", "replace."))
             )
@@ -126,6 +128,8 @@ def find_exits(model: ModelFolder, folder: Path | None = None) -> dict[int, Exit
 
 def write_exit(path: Path, metadata: ExitMetadata, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write an exit file, whole or not at all; tensors are stored in the types they have."""
+    from safetensors.torch import save_file
+
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
