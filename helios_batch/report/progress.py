@@ -53,9 +53,12 @@ class RunProgress:
         self._console.print("loading the model")
 
     def started(self, engine: EngineFacts, rows: int, rows_done: int) -> None:
-        """Begin to count."""
+        """Begin to count; what was counted of a job before is forgotten."""
         self._engine, self._total, self._resumed = engine, rows, rows_done
+        self._finished = self._in_shard = self._tokens = 0
         self._began = self._printed = time.monotonic()
+        if self._task is not None:
+            self._bar.remove_task(self._task)
         self._task = self._bar.add_task("rows", total=rows, completed=rows_done, status="")
         if rows_done:
             self._console.print(f"going on after {rows_done} of {rows} rows")

@@ -60,3 +60,12 @@ def test_on_a_terminal_there_is_a_bar(clock: list[float]) -> None:
     run(Console(file=out, force_terminal=True, width=140), clock)
     assert "60/100 rows" in out.getvalue()
     assert "━" in out.getvalue()
+
+
+def test_a_second_job_is_counted_anew(clock: list[float]) -> None:
+    """One progress may watch several jobs, one after the other."""
+    progress = run(Console(file=io.StringIO()), clock)
+    progress.started(ENGINE, rows=8, rows_done=0)
+    clock.append(clock[-1] + 2)
+    progress.step(Progress(rows_done=4, new_tokens=20, batch=4))
+    assert progress.status(clock[-1]).startswith("4/8 rows · 2.0 rows/s · 10 tokens/s")
