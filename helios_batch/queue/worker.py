@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import redis
+from celery.bootsteps import StartStopStep
 from celery.signals import worker_shutting_down
+from celery.worker.components import Pool
 
 from helios_batch.queue.app import make_app
 from helios_batch.queue.beat import Beat
@@ -28,6 +30,17 @@ from helios_batch.queue.process import HAND_BACK_SIGNAL, WorkerIdentity
 from helios_batch.queue.settings import DEFAULT_QUEUE, QueueSettings
 
 _log = logging.getLogger(__name__)
+_RESPAWN_SECONDS = 0.3
+
+
+class Respawn(StartStopStep):  # type: ignore[misc]  # Celery has no types
+    """Looks for a dead process often: Celery may overlook its end, and look again 5 s later."""
+
+    requires = (Pool,)
+
+    def start(self, worker: Any) -> None:
+        """Begin to look."""
+        worker.hub.call_repeatedly(_RESPAWN_SECONDS, lambda: worker.pool._pool.maintain_pool())
 
 
 @dataclass(frozen=True)
@@ -65,6 +78,7 @@ def run_worker(settings: QueueSettings, options: WorkerOptions) -> int:
     )
     identity.export()
     app = make_app(settings)
+    app.steps["worker"].add(Respawn)
     worker = app.Worker(
         hostname=name,
         pool="prefork",
