@@ -42,9 +42,12 @@ def fire(schedule: Schedule, time: datetime, jobs: JobTable, settings: QueueSett
     table = ScheduleTable(jobs)
     with FireLock(jobs, schedule.name, settings.lease) as lock:
         table.tried(schedule.name, time)
-        crashpoint("fire.claimed")
         try:
+            crashpoint("fire.claimed")
             result = _submit(schedule, time, jobs, settings, lock.confirm)
+        except KeyboardInterrupt:
+            table.not_tried(schedule.name, time)
+            raise
         except Exception as exc:
             what = str(exc).partition("\n")[0]
             table.note(schedule.name, time, f"failed: {what}")

@@ -174,13 +174,19 @@ class ScheduleTable:
 
     def tried(self, name: str, time: datetime) -> None:
         """Count a try at a fire that has begun."""
-        key = f"{self._keys.fire(name, round(time.timestamp()))}:tries"
-        self._client.incr(key)
-        self._client.expire(key, _WEEK)
+        self._client.incr(self._tries(name, time))
+        self._client.expire(self._tries(name, time), _WEEK)
+
+    def not_tried(self, name: str, time: datetime) -> None:
+        """Take back a try that was told to stop."""
+        self._client.decr(self._tries(name, time))
 
     def tries(self, name: str, time: datetime) -> int:
         """Return how often a fire was begun."""
-        return int(self._client.get(f"{self._keys.fire(name, round(time.timestamp()))}:tries") or 0)
+        return int(self._client.get(self._tries(name, time)) or 0)
+
+    def _tries(self, name: str, time: datetime) -> str:
+        return f"{self._keys.fire(name, round(time.timestamp()))}:tries"
 
 
 def check_name(name: str) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
 import pytest
 import yaml
@@ -101,6 +102,18 @@ def test_a_fire_that_keeps_failing_is_given_up(fleet: Fleet) -> None:
     with beats(fleet, 1):
         wait_for(lambda: "given up" in table.last("nightly").result, "the end of patience")
     assert table.tries("nightly", table.last("nightly").time) == 3
+
+
+def test_a_fire_that_is_told_to_stop_is_no_try(fleet: Fleet) -> None:
+    """A beat that ends takes its fire with it: the next one has all its tries."""
+    make_schedule(fleet)
+    with stopped_fire(fleet, "fire.claimed") as fire_process:
+        fire_process.terminate()
+        os.kill(fire_process.pid, signal.SIGCONT)
+        assert fire_process.wait(timeout=20) == 130
+    table = ScheduleTable(fleet.jobs)
+    assert table.tries("nightly", datetime.fromisoformat(FIRE)) == 0
+    assert table.history("nightly") == []
 
 
 def test_an_empty_input_is_nothing_new(fleet: Fleet) -> None:
