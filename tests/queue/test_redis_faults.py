@@ -50,6 +50,27 @@ def test_a_wiped_redis_is_rebuilt(lone_fleet: Fleet) -> None:
     fleet.check_whole(8, "paused")
 
 
+def test_the_data_of_redis_deleted(lone_fleet: Fleet) -> None:
+    """Killed, its files removed, started empty: the job goes on, and redoes no shard."""
+    fleet = lone_fleet
+    job_id = fleet.queue(fleet.spec(rows=200, per_shard=4))
+    fleet.worker()
+    wait_for(lambda: len(fleet.parts()) > 5, "some shards")
+    fleet.redis.kill()
+    done = {part: part.stat().st_ino for part in fleet.parts()}
+    kept = {"password", "redis.conf", "redis.log"}
+    data = [path for path in fleet.redis.folder.iterdir() if path.name not in kept]
+    assert any("aof" in path.name or "appendonly" in path.name for path in data)
+    for path in data:
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    fleet.redis.start()
+    assert fleet.jobs.get(job_id) is None
+    fleet.wait_for_status(job_id, "done")
+    fleet.check_whole(200)
+    assert {part: part.stat().st_ino for part in done} == done
+    assert "rebuilt" in {event["kind"] for event in fleet.jobs.events(job_id)}
+
+
 def test_a_job_is_found_by_workers_that_never_saw_it(lone_fleet: Fleet) -> None:
     """Redis wiped and every worker gone: the output folder alone suffices to go on."""
     fleet = lone_fleet

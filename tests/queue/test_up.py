@@ -41,9 +41,10 @@ class Place:
         }
 
     @contextmanager
-    def up(self) -> Iterator[subprocess.Popen[str]]:
+    def up(self, *options: str) -> Iterator[subprocess.Popen[str]]:
         """Run `up` with the stub engine; wait until the queue may be used."""
         arguments = [sys.executable, "-m", "tests.support.stub", "up", "--folder", str(self.queue)]
+        arguments += options
         process = subprocess.Popen(
             arguments, env=self.env, cwd=self.folder, stdout=subprocess.PIPE, text=True
         )
@@ -135,8 +136,14 @@ def test_up_from_start_to_end_and_on(place: Place) -> None:
     assert not [member for member in family if lives(member)]
     assert not url.exists()
     assert not place.has_ended(), "the job is too short for this test"
-    with place.up() as process:
+    with place.up("--workers", "2") as process:
         wait_for(place.has_ended, "the job to go on to its end")
+
+        def names() -> list[str]:
+            shown = json.loads(place.run("workers", "--json").stdout)
+            return [worker["worker"].partition("@")[0] for worker in shown]
+
+        wait_for(lambda: names() == ["worker-1", "worker-2"], "both workers")
         process.terminate()
         process.communicate(timeout=60)
     assert process.returncode == 0
