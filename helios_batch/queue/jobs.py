@@ -23,6 +23,8 @@ _STATUSES: dict[str, Status] = {status: status for status in get_args(Status)}
 _ERROR = "error:"
 _KEPT_SECONDS = 14 * 24 * 3600
 _LISTED_SECONDS = 365 * 24 * 3600
+_KEPT_EVENTS = 5000
+_STREAMS: tuple[JobPart, ...] = ("events", "published")
 
 
 @dataclass(frozen=True)
@@ -171,19 +173,48 @@ class JobTable:
         """Append to a job's events, of which the latest few thousand are kept."""
         (stream,) = self.keys.job(job_id).parts("events")
         entry: dict[Any, Any] = {"kind": kind} | fields
-        self.client.xadd(stream, entry, maxlen=5000, approximate=True)
+        self.client.xadd(stream, entry, maxlen=_KEPT_EVENTS, approximate=True)
 
-    def events(self, job_id: str, after: str = "-", count: int = 1000) -> list[dict[str, str]]:
-        """Return events in order: the latest `count`, or those after the id `after`.
+    def events(
+        self,
+        job_id: str,
+        after: str = "",
+        count: int | None = 1000,
+        streams: tuple[JobPart, ...] = _STREAMS,
+    ) -> list[dict[str, str]]:
+        """Return events in order: the latest `count`, or about as many after the id `after`.
 
-        Each has its `id`, which begins with Redis's time in milliseconds, and its `kind`.
+        Each has its `id`, which begins with Redis's time in milliseconds, and its `kind`. Shards
+        that are published are told in a stream of their own: they push nothing else out.
         """
-        (stream,) = self.keys.job(job_id).parts("events")
-        if after == "-":
-            entries = list(reversed(self.client.xrevrange(stream, count=count)))
-        else:
-            entries = self.client.xrange(stream, min=f"({after}", count=count)
-        return [{"id": entry_id} | fields for entry_id, fields in entries]
+        pipe = self.client.pipeline(transaction=False)
+        for stream in self.keys.job(job_id).parts(*streams):
+            if after:
+                pipe.xrange(stream, min=f"({after}", count=count)
+            else:
+                pipe.xrevrange(stream, count=count)
+        found = [{"id": entry} | fields for entries in pipe.execute() for entry, fields in entries]
+        found.sort(key=_moment)
+        if count is None or len(found) <= count:
+            return found
+        if not after:
+            return found[-count:]
+        # who goes on after the last id must not miss another stream's event of the same one
+        return [event for event in found if _moment(event) <= _moment(found[count - 1])]
+
+    def tells_all(self, job_id: str, streams: tuple[JobPart, ...] = _STREAMS) -> bool:
+        """Whether a job's events are all kept: the first one is always its creation."""
+        events, published = self.keys.job(job_id).parts("events", "published")
+        first = self.client.xrange(events, count=1)
+        if not first or first[0][1].get("kind") != "created":
+            return False
+        return "published" not in streams or self.client.xlen(published) < _KEPT_EVENTS
+
+
+def _moment(event: dict[str, str]) -> tuple[int, int]:
+    """Return when an event was noted: milliseconds, and its number in that one."""
+    milliseconds, _, number = event["id"].partition("-")
+    return int(milliseconds), int(number)
 
 
 _COUNTERS = (

@@ -13,7 +13,8 @@ JobPart = Literal[
     "deaths",  # hash: processes lost, by unit
     "failures",  # hash: errors met, by unit
     "suspects",  # hash: the search for rows that kill, by shard
-    "events",  # capped stream: what happened
+    "events",  # capped stream: what happened, but for
+    "published",  # capped stream: the shards that were published
 ]
 """What a job has beside its hash of facts and counters; times are Redis's, in milliseconds."""
 

@@ -107,7 +107,7 @@ class LeaseTable:
                 keys.job,
                 keys.lease(lease.unit),
                 *keys.parts("holders", "done", "open", "again", "deaths", "failures", "suspects"),
-                *keys.parts("events"),
+                *keys.parts("published"),
             ],
             *(lease.unit, lease.token, totals.rows, json.dumps(dict(totals.errors))),
             *(item for pair in counts.items() for item in pair),

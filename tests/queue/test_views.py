@@ -10,9 +10,13 @@ import sys
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from helios_batch.queue.leases import Lease, LeaseTable
+from helios_batch.queue.views import view_workers
+from helios_batch.totals import Totals
 from tests.queue.test_kills import wait_for_a_holder
-from tests.support.fleet import Fleet
+from tests.support.fleet import Fleet, wait_for
 
 
 def seen(fleet: Fleet, *arguments: str) -> object:
@@ -26,17 +30,25 @@ def test_a_job_and_its_worker_are_seen(fleet: Fleet) -> None:
     """While a job runs: who holds what, for how long, how fast it goes; afterwards its totals."""
     job_id = fleet.submit(fleet.spec(rows=60, per_shard=4))
     fleet.worker("--name", "solo", HELIOS_STUB_SECONDS="0.15")
+    wait_for(lambda: len(fleet.parts()) >= 2, "a rate")
     wait_for_a_holder(fleet, job_id)
     job = seen(fleet, "status", job_id[:8])
     assert isinstance(job, dict)
     assert (job["status"], job["rows"], job["shards"]) == ("running", 60, 15)
     assert sum(cell["shards"] for cell in job["grid"]) == 15
+    # a token a row
+    assert job["tokens_per_second"] == job["rows_per_second"]
+    left = (60 - job["rows_done"]) / job["rows_per_second"]
+    assert job["eta"] == pytest.approx(left)
     for shard in job["running"]:
         assert shard["worker"].startswith("solo@")
         assert 0 < shard["lease_left"] <= 1.5
+        assert 0 <= shard["held_for"] < 4 * 0.15 + 2
+        assert (shard["device"], shard["model"], shard["depth"]) == ("cpu", "stub", 2)
     (worker,) = seen(fleet, "workers")
     assert worker["worker"].startswith("solo@")
     assert worker["queues"] == "shards"
+    assert (worker["device"], worker["model"], worker["depth"]) == ("cpu", "stub", 2)
     assert 0 <= fleet.jobs.now() - worker["since"] < 60
     watched = fleet.run("status", job_id, "--watch")
     assert watched.returncode == 0, watched.stderr
@@ -133,6 +145,52 @@ def test_all_events_are_told(fleet: Fleet) -> None:
         fleet.jobs.event(job_id, "published", unit=unit, rows=4)
     told = [json.loads(line) for line in fleet.run("logs", job_id, "--json").stdout.splitlines()]
     assert [event["kind"] for event in told] == ["created"] + ["published"] * 1500
+
+
+def test_trouble_is_not_pushed_out_by_success(fleet: Fleet) -> None:
+    """After thousands of finished shards the first error is told; what is gone is said to be."""
+    job_id = fleet.queue(fleet.spec(rows=6000, per_shard=1))
+    fleet.jobs.event(job_id, "error", unit="3", worker="one", error="a disk that was full")
+    table = LeaseTable(fleet.jobs.client, fleet.jobs.keys, 1.0)
+    for unit in range(5300):
+        table.complete(Lease(job_id, str(unit), "1"), Totals(rows=1))
+    found = seen(fleet, "errors", job_id)
+    assert isinstance(found, dict)
+    assert [attempt["error"] for attempt in found["attempts"]] == ["a disk that was full"]
+    assert found["attempts_complete"]
+    told = [json.loads(line) for line in fleet.run("logs", job_id, "--json").stdout.splitlines()]
+    assert [event["kind"] for event in told[:3]] == ["not_kept", "created", "error"]
+    assert told[-1]["unit"] == "5299"
+    assert len(told) >= 5000
+    for _ in range(5200):
+        fleet.jobs.event(job_id, "republished", unit="4")
+    text = fleet.run("errors", job_id).stdout
+    assert "earlier events are not kept" in text
+    assert "nothing went wrong" not in text
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_watching_a_job_that_fails(fleet: Fleet, options: list[str]) -> None:
+    """The exit status tells a script: 1 for a failed or cancelled job."""
+    job_id = fleet.queue(fleet.spec(rows=8))
+    fleet.jobs.set_status(job_id, "failed", ("queued",), "the disk is full")
+    watched = fleet.run("status", job_id, "--watch", *options)
+    assert watched.returncode == 1, watched.stderr
+    assert "failed" in watched.stdout
+    assert fleet.run("status", job_id, *options).returncode == 0
+
+
+def test_a_queue_of_its_own(fleet: Fleet) -> None:
+    """A worker takes from the queues that it is told, in any order, and from no others."""
+    fleet.worker("--queues", "small, large")
+    large = fleet.queue(fleet.spec(rows=8, name="large"), queue="large")
+    other = fleet.queue(fleet.spec(rows=8))
+    small = fleet.queue(fleet.spec(rows=8, name="small"), queue="small")
+    for job_id in (large, small):
+        fleet.wait_for_status(job_id, "done")
+    assert fleet.state(other).status == "queued"
+    (worker,) = view_workers(fleet.jobs)
+    assert worker.queues == "small,large"
 
 
 def test_examples_that_can_not_be_had_are_explained(fleet: Fleet) -> None:

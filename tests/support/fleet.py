@@ -22,7 +22,7 @@ from helios_batch.queue.connection import connect
 from helios_batch.queue.embedded import EmbeddedRedis
 from helios_batch.queue.jobs import JobState, JobTable
 from helios_batch.queue.keys import Keys
-from helios_batch.queue.settings import QueueSettings
+from helios_batch.queue.settings import DEFAULT_QUEUE, QueueSettings
 from helios_batch.queue.submission import submit
 from helios_batch.spec_file import load_spec
 from tests.support.jobs import ROOT, write_spec
@@ -129,10 +129,10 @@ class Fleet:
         assert done.returncode == 0, done.stderr
         return str(json.loads(done.stdout)["id"])
 
-    def queue(self, spec: Path, priority: int = 0) -> str:
+    def queue(self, spec: Path, priority: int = 0, queue: str = DEFAULT_QUEUE) -> str:
         """Submit a job from this process, which takes no time; return its id."""
         with no_model():
-            return submit(load_spec(spec), self.jobs, priority=priority).id
+            return submit(load_spec(spec), self.jobs, queue=queue, priority=priority).id
 
     def state(self, job_id: str) -> JobState:
         """Return a job as it stands."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _REFRESH_SECONDS = 0.5
 _EXAMPLES = 20
+_NOT_KEPT = "earlier events are not kept"
 _TROUBLE = ("error", "engine_lost", "died", "lease_expired", "failed")
 
 
@@ -36,16 +37,22 @@ def status(
     redis: RedisUrl = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the queue, or one job with its shards; --json with --watch prints a line each time."""
+    """Show the queue, or one job with its shards; --json with --watch prints a line each time.
+
+    Watching a job ends with status 1 if the job failed or was cancelled.
+    """
     with open_queue(redis) as queue, _until_interrupted("status"):
         if not watch:
             view = _look(queue, job)
             _print_json(asdict(view), indent=2) if as_json else _print(_render(view))
-        elif as_json:
+            return
+        if as_json:
             for view in _views(queue, job):
                 _print_json(asdict(view))
         else:
-            _watch(queue, job)
+            view = _watch(queue, job)
+    if getattr(view, "status", "") in ("failed", "cancelled"):
+        raise typer.Exit(1)
 
 
 def workers(redis: RedisUrl = None, as_json: AsJson = False) -> None:
@@ -72,6 +79,8 @@ def logs(
 
     with open_queue(redis) as (_, jobs), _until_interrupted("logs"):
         job_id, after, ended = control.find(jobs, job).job.id, "0-0", not follow
+        if not jobs.tells_all(job_id):
+            _print_json({"kind": "not_kept"}) if as_json else typer.echo(_NOT_KEPT)
         while True:
             while events := jobs.events(job_id, after):
                 after = events[-1]["id"]
@@ -91,15 +100,20 @@ def errors(job: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
 
     with open_queue(redis) as (settings, jobs):
         state = control.find(jobs, job)
-        events = [e for e in jobs.events(state.job.id, count=5000) if e["kind"] in _TROUBLE]
+        story = jobs.events(state.job.id, count=None, streams=("events",))
+        events = [event for event in story if event["kind"] in _TROUBLE]
+        complete = jobs.tells_all(state.job.id, streams=("events",))
         examples = failed_rows(state, settings, _EXAMPLES) if state.error_rows else Examples([])
     if as_json:
-        data = {"error": state.error, "attempts": events, "rows_by_code": state.error_rows}
+        data = {"error": state.error, "attempts": events, "attempts_complete": complete}
+        data |= {"rows_by_code": state.error_rows}
         data |= {"examples": examples.rows, "examples_problem": examples.problem}
         _print_json(data, indent=2)
         return
     if state.error:
         typer.echo(f"job {state.job.id} {state.status}: {state.error}")
+    if not complete:
+        typer.echo(_NOT_KEPT)
     for event in events:
         typer.echo(_event_line(event))
     for code, count in sorted(state.error_rows.items()):
@@ -108,7 +122,7 @@ def errors(job: JobId, redis: RedisUrl = None, as_json: AsJson = False) -> None:
         typer.echo(f"  {example['file']} row {example['row']}: {example['message']}")
     if examples.problem:
         typer.echo(f"  no more examples: {examples.problem}")
-    if not (state.error or events or state.error_rows):
+    if complete and not (state.error or events or state.error_rows):
         typer.echo("nothing went wrong")
 
 
@@ -138,7 +152,8 @@ def _progress(view: JobView | QueueView) -> Any:
     return [(each.id, each.status, each.rows_done, each.failed_rows) for each in found]
 
 
-def _watch(queue: Queue, job: str | None) -> None:
+def _watch(queue: Queue, job: str | None) -> JobView | QueueView:
+    """Show what is there until the job has ended; return what was seen last."""
     from rich.console import Console
     from rich.live import Live
 
@@ -150,7 +165,7 @@ def _watch(queue: Queue, job: str | None) -> None:
         with Live(console=console, auto_refresh=False) as live:
             for view in _views(queue, job):
                 live.update(_render(view), refresh=True)
-        return
+        return view
     shown: Any = None
     for view in _views(queue, job):
         if (progress := _progress(view)) == shown:
@@ -158,6 +173,7 @@ def _watch(queue: Queue, job: str | None) -> None:
         shown = progress
         for each in (view,) if isinstance(view, JobView) else view.jobs:
             typer.echo(job_line(each))
+    return view
 
 
 def _render(view: JobView | QueueView) -> RenderableType:

@@ -1,5 +1,5 @@
 -- Record that a shard's part is published, whoever published it.
--- KEYS job, lease, holders, done, open, again, deaths, failures, suspects, events
+-- KEYS job, lease, holders, done, open, again, deaths, failures, suspects, published
 -- ARGV unit, token, rows, error codes and their rows (JSON), then counter, amount, ...
 -- Returns 1 if this was news.
 local unit = ARGV[1]
