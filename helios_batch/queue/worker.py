@@ -40,7 +40,7 @@ class Respawn(StartStopStep):  # type: ignore[misc]  # Celery has no types
 
     def start(self, worker: Any) -> None:
         """Begin to look."""
-        worker.hub.call_repeatedly(_RESPAWN_SECONDS, lambda: worker.pool._pool.maintain_pool())
+        worker.hub.call_repeatedly(_RESPAWN_SECONDS, worker.pool.maintain_pool)
 
 
 @dataclass(frozen=True)
