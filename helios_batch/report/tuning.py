@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.table import Table
 
 from helios_batch.report.facts import facts_table
-
-if TYPE_CHECKING:
-    from helios_batch.tune.run import ExitReport, TuneResult
+from helios_batch.tune.result import ExitReport, TuneResult
 
 
 def tuning_tables(result: TuneResult) -> Group:

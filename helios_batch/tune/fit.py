@@ -18,6 +18,7 @@ from helios_batch.models.tuning.measure import agreement, fit_temperature, judge
 from helios_batch.models.tuning.start import starting_tensors
 from helios_batch.models.tuning.states import StateCache
 from helios_batch.models.tuning.train import Trainer, TrainSettings, exit_decoder
+from helios_batch.tune.result import CurvePoint
 from helios_batch.tune.training_state import load_training, save_training
 
 FRACTIONS = (0.125, 0.25, 0.5, 1.0)
@@ -45,19 +46,6 @@ class Splits:
     learn: Sequence[int]
     watch: Sequence[int]
     held_out: Sequence[int]
-
-
-@dataclass(frozen=True)
-class CurvePoint:
-    """Agreement on the watched texts after `tokens` tokens and `seconds` of training.
-
-    Without a loss, the point is of the closed form, fitted on so many tokens.
-    """
-
-    tokens: int
-    seconds: float
-    agreement: float
-    loss: float | None = None
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,25 +24,8 @@ from helios_batch.models.tuning.measure import (
     summarize,
 )
 from helios_batch.spec import ExitSpec, JobSpec, OutputSpec
+from helios_batch.tune.result import LabelMeasure
 from helios_batch.tune.sample import Sampled
-
-
-@dataclass(frozen=True)
-class LabelMeasure:
-    """Labels at an exit against full depth's on held-out rows.
-
-    `kappa` is Cohen's (Educational and Psychological Measurement 20, 1960); `decisive` the mean
-    confidence at full depth, `largest_class` the share of its most frequent label; `cost` the time
-    of a row at the exit over that at full depth, prefill alone.
-    """
-
-    rows: int
-    agreement: float
-    kappa: float
-    ece: float
-    decisive: float
-    largest_class: float
-    cost: float
 
 
 def measure_labels(

@@ -7,19 +7,13 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from helios_batch.engine.device import Resources, resolve
+from helios_batch.engine.device import resolve
 from helios_batch.errors import OutputError
 from helios_batch.job import Job, prepare
 from helios_batch.loading import load_engine
 from helios_batch.local import Observer, run_local
-from helios_batch.models.checkpoint import Checkpoint
-from helios_batch.models.decoder import Decoder
 from helios_batch.models.exits.file import write_exit
 from helios_batch.models.exits.metadata import ExitMetadata
 from helios_batch.models.folder import ModelFolder, open_model
@@ -27,12 +21,13 @@ from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.models.tuning.start import target_layer
 from helios_batch.models.tuning.states import StateCache, Text
 from helios_batch.models.tuning.train import TrainSettings
-from helios_batch.models.weights import GreedyLoader
 from helios_batch.spec import digest
-from helios_batch.tune.fit import CurvePoint, ExitMaker, Splits, Watcher
-from helios_batch.tune.labels import LabelMeasure, measure_labels
+from helios_batch.tune.fit import ExitMaker, Splits, Watcher
+from helios_batch.tune.labels import measure_labels
 from helios_batch.tune.request import TuneRequest
-from helios_batch.tune.sample import Sampled, sample
+from helios_batch.tune.result import ExitReport, TuneResult
+from helios_batch.tune.sample import sample
+from helios_batch.tune.teacher import load_decoder, matrix_rate
 from helios_batch.tune.texts import written_texts
 
 _RECORD = "tuning.json"
@@ -41,39 +36,6 @@ _WATCH_SHARE = 0.125
 _LEAST_TRAIN_SECONDS = 5.0
 _ENDLESS = 24 * 3600.0
 _LABEL_PROMPT_WEIGHT = 0.02
-
-
-@dataclass(frozen=True)
-class ExitReport:
-    """What is told of one exit; rates in FLOP/s."""
-
-    metadata: ExitMetadata
-    path: Path
-    size: int
-    curve: tuple[CurvePoint, ...]
-    ended: str
-    flops_per_second: float
-    labels: LabelMeasure | None = None
-
-
-@dataclass(frozen=True)
-class TuneResult:
-    """What a tuning came to; `seconds` by phase, `matrix_flops_per_second` measured here."""
-
-    model: str
-    output: Path
-    fingerprint: str
-    learned_texts: int
-    learned_tokens: int
-    held_out_tokens: int
-    matrix_flops_per_second: float
-    exits: tuple[ExitReport, ...] = ()
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as JSON values."""
-        data: dict[str, Any] = json.loads(json.dumps(asdict(self), default=str))
-        return data
 
 
 def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResult:
@@ -154,30 +116,6 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     return result
 
 
-def load_decoder(model: ModelFolder, resources: Resources) -> Decoder:
-    """Load a model at full depth."""
-    torch.set_num_threads(resources.threads)
-    with Checkpoint(model.path) as checkpoint:
-        names = model.architecture.tensor_names
-        loader = GreedyLoader(model.config, names, checkpoint, resources.dtype, resources.device)
-        return Decoder(model.config, loader.load(model.config.num_layers))
-
-
-def matrix_rate(resources: Resources) -> float:
-    """Return the FLOP/s of a large matrix product in the type that training uses."""
-    a, b = (
-        torch.randn(shape, device=resources.device).to(resources.dtype)
-        for shape in ((4096, 2048), (2048, 2048))
-    )
-    best = float("inf")
-    for _ in range(5):
-        began = time.perf_counter()
-        # the transfer waits for the product on devices that run ahead
-        float((a @ b)[0, 0])
-        best = min(best, time.perf_counter() - began)
-    return 2 * 4096 * 2048 * 2048 / best
-
-
 def _claim(folder: Path, fingerprint: str) -> None:
     record = folder / _RECORD
     try:
@@ -237,6 +175,3 @@ def _split(held_out: int, texts: int) -> Splits:
         watch=range(held_out, held_out + watch),
         held_out=range(held_out),
     )
-
-
-__all__ = ["ExitReport", "Sampled", "TuneResult", "load_decoder", "matrix_rate", "tune"]

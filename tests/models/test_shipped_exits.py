@@ -17,7 +17,7 @@ from helios_batch.models.tuning.states import StateCache, Text
 from helios_batch.models.weights import GreedyLoader
 from helios_batch.records import Prompt
 from helios_batch.spec import ResourceSpec, SamplingSpec
-from helios_batch.tune.run import load_decoder
+from helios_batch.tune.teacher import load_decoder
 from tests.support.engines import make_engine
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(900)]

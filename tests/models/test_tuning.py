@@ -29,7 +29,7 @@ from helios_batch.models.tuning.start import starting_tensors
 from helios_batch.models.tuning.states import TOP, StateCache, Text, batches
 from helios_batch.models.tuning.train import Trainer, TrainSettings, exit_decoder
 from helios_batch.spec import ResourceSpec
-from helios_batch.tune.run import load_decoder
+from helios_batch.tune.teacher import load_decoder
 from tests.support.tiny import VOCABULARY
 
 HIDDEN, LAYERS = 192, 4

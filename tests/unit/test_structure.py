@@ -38,6 +38,7 @@ TORCH_FREE = {
     "models/exits/metadata.py",
     "tune/request.py",
     "tune/sample.py",
+    "tune/result.py",
     "tune/prompts.py",
 }
 
