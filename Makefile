@@ -28,7 +28,7 @@ exits: $(VENV)/installed
 	$(BIN)/helios-batch models fetch smollm2-135m
 	$(BIN)/python -m helios_batch.tune.prompts data
 	$(BIN)/helios-batch models tune smollm2-135m --data data/chats.parquet --data data/texts.parquet \
-		--exits 10,15,20 --rows 2000 --tail 4 --rank 48 --minutes 42 --memory 4GiB --out out/exits
+		--exits 10,15,20 --rows 2000 --tail 4 --rank 48 --minutes 32 --memory 4GiB --out out/exits
 
 # the stamps are younger than pyproject.toml: a second run installs nothing
 $(VENV)/installed: pyproject.toml

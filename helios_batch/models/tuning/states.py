@@ -22,7 +22,7 @@ from helios_batch.models.tuning.attention import PaddedAttention
 TOP = 16
 """Next tokens that are kept of each position's distribution."""
 _STEP_TOKENS = 4096
-_HEAD_ROWS = 256
+_HEAD_ROWS = 64
 _GROUP = 128
 
 
