@@ -26,6 +26,8 @@ from helios_batch.queue.survey import survey
 from helios_batch.records import Generator
 
 _LONGEST_PAUSE = 8  # times the redelivery time
+_REFILL_EVERY = 2
+_SHOW_AFTER = 0.3
 
 Outcome = Literal["done", "refused", "fenced", "failed", "handed_back", "unconfirmed"]
 
@@ -61,6 +63,9 @@ class UnitExecutor:
         self._ready: tuple[str, Generator] | None = None
         self._facts: dict[str, str | int] = {}
         self._done: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._note: threading.Timer | None = None
+        self._unfilled = 0
         self.stop = threading.Event()
 
     def execute(self, job_id: str, unit: str) -> Outcome:
@@ -82,10 +87,17 @@ class UnitExecutor:
         if lease.failures >= self._settings.max_failures:
             return self._given_up(lease)
         outcome = self._see_through(lease, state)
-        self._show()
+        self._show_soon()
         if outcome == "done":
-            self._refill(state.job.queue)
+            self._refill_at_times(lease, state.job.queue)
         return outcome
+
+    def _refill_at_times(self, lease: Lease, queue: str) -> None:
+        """Let more be sent, after every second shard: two a worker are on their way."""
+        self._unfilled += 1
+        if lease.unit == SURVEY or self._unfilled >= _REFILL_EVERY:
+            self._unfilled = 0
+            self._refill(queue)
 
     def _see_through(self, lease: Lease, state: JobState) -> Outcome:
         try:
@@ -119,7 +131,8 @@ class UnitExecutor:
         totals = attempt.published()
         if totals is None:
             totals = attempt.run(self._warm_engine(lease.job_id, prepared.job))
-        self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
+        with self._lock:
+            self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
         if state.job.max_failed >= 0:
             self._stop_on_failures(prepared.job, lease.job_id)
 
@@ -201,16 +214,26 @@ class UnitExecutor:
         what = "the job's folder was read" if lease.unit == SURVEY else "a row ran"
         self._release(lease, "died", f"a worker lost its process before {what}: {error}")
 
+    def _show_soon(self) -> None:
+        """Have the worker's entry in Redis told, once for what is done in a while."""
+        if self._note is None:
+            self._note = threading.Timer(_SHOW_AFTER, self._show)
+            self._note.daemon = True
+            self._note.start()
+
     def _show(self) -> None:
-        """Tell the worker's entry in Redis what was done; a lost note loses nothing else."""
+        """Tell the worker's entry what was done; a note that is lost loses nothing else."""
+        self._note = None
+        with self._lock:
+            done, self._done = self._done, Counter()
         key = self._jobs.keys.worker(self._holder.boot)
         try:
             pipe = self._client.pipeline(transaction=False)
-            for name, amount in self._done.items():
+            for name, amount in done.items():
                 pipe.hincrby(key, name, amount)
             if self._facts:
                 pipe.hset(key, mapping=self._facts)
             pipe.execute()
-            self._done.clear()
         except redis.RedisError:
-            pass
+            with self._lock:
+                self._done.update(done)

@@ -108,7 +108,11 @@ class JobTable:
 
     def get(self, job_id: str) -> JobState | None:
         """Return a job, or None if Redis does not know it, or what it knows is damaged."""
-        return next(iter(self.read([job_id])), None)
+        try:
+            found = self.client.hgetall(self.keys.job(job_id).job)
+        except redis.ResponseError as exc:
+            found = exc
+        return _state(job_id, found)
 
     def read(self, job_ids: Iterable[str]) -> list[JobState]:
         """Return those of the jobs that can be read, in their order, in one round trip."""
