@@ -18,7 +18,7 @@ from helios_batch.queue.schedules import SCHEDULE_FILE, ScheduleTable, read_file
 from helios_batch.queue.settings import QueueSettings
 
 _log = logging.getLogger(__name__)
-_DEEPEST = 4
+_DEEPEST = 4  # levels below a root; the README says so
 
 
 def record_status(state: JobState, settings: QueueSettings) -> bool:
