@@ -134,6 +134,14 @@ def test_an_exit_of_another_model_is_refused(model: Path, tmp_path: Path) -> Non
     assert "models tune" in error.value.fix
 
 
+def test_exits_can_be_read_by_others(model: Path) -> None:
+    """An exit file gets the permissions of any other new file."""
+    add_exit(model, "norm", 2)
+    (model / "other").touch()
+    exit_file = model / "exits" / "exit-02.safetensors"
+    assert exit_file.stat().st_mode == (model / "other").stat().st_mode
+
+
 def test_damaged_exits_are_refused(model: Path) -> None:
     """No metadata, wild metadata, a missing, wrong or surplus tensor: each is said by name."""
     folder = open_model(str(model))

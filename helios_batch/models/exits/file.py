@@ -128,13 +128,14 @@ def find_exits(model: ModelFolder, folder: Path | None = None) -> dict[int, Exit
 
 def write_exit(path: Path, metadata: ExitMetadata, tensors: Mapping[str, torch.Tensor]) -> None:
     """Write an exit file, whole or not at all; tensors are stored in the types they have."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        save_file(stored, fresh, metadata={"format": "pt", KEY: metadata.to_json()})
+        # save_file would make it readable by nobody else
+        fresh.write_bytes(save(stored, metadata={"format": "pt", KEY: metadata.to_json()}))
         fresh.replace(path)
     finally:
         fresh.unlink(missing_ok=True)
