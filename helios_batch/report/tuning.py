@@ -22,12 +22,15 @@ def tuning_tables(result: TuneResult) -> Group:
         "held out": f"{result.held_out_tokens:,} tokens that the model wrote itself",
         "training rate": f"{min(rates):,.0f} to {max(rates):,.0f} GFLOP/s, where a large matrix "
         f"product runs at {result.matrix_flops_per_second / 1e9:,.0f}",
+        "training ended as": ", ".join(
+            f"{report.ended} (exit {report.metadata.depth})" for report in result.exits
+        ),
         "time": ", ".join(f"{phase} {value:.0f} s" for phase, value in result.seconds.items()),
     }
     table = Table(
-        *("exit", "layers run", "closed form", "agreement", "over 0.9: share", "of these agree"),
-        *("ECE", "temperature", "size", "ended"),
-        title="Exits, on held-out texts",
+        *("exit", "runs", "closed form", "agreement", "over 0.9", "agree", "ECE", "MB"),
+        title="Exits on held-out texts: layers run, agreement with full depth, share of tokens "
+        "over 0.9 and agreement among these",
         title_justify="left",
     )
     for report in result.exits:
@@ -41,9 +44,7 @@ def tuning_tables(result: TuneResult) -> Group:
             f"{held.coverage['0.9']:.1%}",
             f"{held.precision['0.9']:.1%}",
             f"{held.ece:.3f}",
-            f"{metadata.temperature:.2f}",
-            f"{report.size / 1e6:.1f} MB",
-            report.ended,
+            f"{report.size / 1e6:.1f}",
         )
     parts = [facts_table("Tuning", facts), table]
     if any(report.labels for report in result.exits):
