@@ -1,0 +1,1 @@
+"""Two small models made for early exit: their corpus, training, measurement and weights."""
