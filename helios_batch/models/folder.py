@@ -12,6 +12,7 @@ from typing import Any
 from helios_batch.cache import file_digest
 from helios_batch.errors import ModelError
 from helios_batch.models.architectures import Architecture, architecture_of
+from helios_batch.models.catalog import has_native_exits
 from helios_batch.models.config import DecoderConfig
 from helios_batch.models.packs import PACKS, is_fetched, pack_folder
 
@@ -24,7 +25,7 @@ class ModelFolder:
     """A model on this machine's disk; `name` is what the user called it.
 
     `pack_digest` is set for a pack, whose files may differ in form between versions of the
-    libraries that converted it.
+    libraries that converted it. With `native_exits` it was trained to be left at any layer.
     """
 
     name: str
@@ -33,6 +34,7 @@ class ModelFolder:
     config: DecoderConfig
     eos_tokens: frozenset[int]
     pack_digest: str | None = None
+    native_exits: bool = False
 
     @property
     def exit_folders(self) -> list[Path]:
@@ -81,7 +83,8 @@ def open_model(name: str) -> ModelFolder:
         ) from None
     pack_digest = PACKS[name].member_sha256 if name in PACKS else None
     eos_tokens = _eos_tokens(path, config)
-    return ModelFolder(name, path, architecture, decoder, eos_tokens, pack_digest)
+    native = has_native_exits(name, config)
+    return ModelFolder(name, path, architecture, decoder, eos_tokens, pack_digest, native)
 
 
 def _locate(name: str) -> Path:

@@ -34,6 +34,7 @@ def describe(model: ModelFolder) -> dict[str, Any]:
         "context_length": config.context_length,
         "eos_tokens": sorted(model.eos_tokens),
         "digest": model.digest,
+        "native_exits": model.native_exits,
         "bfloat16_bytes_by_depth": {depth: weight_bytes(config, depth, 2) for depth in depths},
         "exits": [_exit(exit_file) for _, exit_file in sorted(find_exits(model).items())],
     }

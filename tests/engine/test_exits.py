@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 
 from helios_batch.engine.engine import Engine
 from helios_batch.errors import ModelError, ResourceError
+from helios_batch.models.catalog import has_native_exits
 from helios_batch.models.exits.file import find_exits, open_exit, write_exit
 from helios_batch.models.folder import open_model
 from helios_batch.records import Prompt
 from helios_batch.spec import SamplingSpec
 from tests.support.engines import make_engine, prompts
 from tests.support.exits import add_exit, metadata, random_exit, reference_logits
-from tests.support.tiny import make_model, tokenizer
+from tests.support.tiny import edit_config, make_model, tokenizer
 
 TEXTS = ["the quick brown fox", "lazy", "over the dog, a fox jumps"]
 GREEDY = SamplingSpec(max_tokens=8, ignore_eos=True)
@@ -132,6 +133,18 @@ def test_an_exit_of_another_model_is_refused(model: Path, tmp_path: Path) -> Non
     with pytest.raises(ModelError, match="belongs to tiny") as error:
         open_exit(model / "exits" / "exit-02.safetensors", open_model(str(other)))
     assert "models tune" in error.value.fix
+
+
+def test_a_model_made_to_be_left_anywhere_says_so(model: Path) -> None:
+    """LayerSkip's models are known by name, others by their config; an exit file goes before."""
+    assert has_native_exits("facebook/layerskip-llama3.2-1B", {})
+    assert not has_native_exits("facebook/opt-125m", {"helios_exits": "some"})
+    assert make_engine(model, 2).facts.exit == "plain"
+    edit_config(model, helios_exits="every_layer")
+    assert make_engine(model, 2).facts.exit == "native"
+    assert make_engine(model).facts.exit == "full"
+    add_exit(model, "norm", 2)
+    assert with_exit(model, 2).facts.exit == "norm"
 
 
 def test_exits_can_be_read_by_others(model: Path) -> None:

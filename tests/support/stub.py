@@ -25,6 +25,7 @@ MODEL: Any = SimpleNamespace(
     digest="0" * 64,
     path=Path(),
     exit_folders=[],
+    native_exits=False,
     config=SimpleNamespace(num_layers=2),
 )
 

@@ -34,6 +34,7 @@ TORCH_FREE = {
     "models/config.py",
     "models/packs.py",
     "models/architectures.py",
+    "models/catalog.py",
     "models/tensor_names.py",
     "models/exits/metadata.py",
     "tune/request.py",

@@ -71,7 +71,9 @@ def exit_kind(model: ModelFolder, depth: int, exit_file: ExitFile | None) -> str
     """Return what tokens leave through at a depth: see `records.EngineFacts`."""
     if depth == model.config.num_layers:
         return "full"
-    return "plain" if exit_file is None else exit_file.metadata.kind
+    if exit_file is not None:
+        return exit_file.metadata.kind
+    return "native" if model.native_exits else "plain"
 
 
 def open_exit(path: Path, model: ModelFolder) -> ExitFile:
