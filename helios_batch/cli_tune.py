@@ -44,7 +44,6 @@ def tune_model(
         raise SpecError(
             f"exits {exits!r} are no layers", where="--exits", fix="write them as 10,15,20"
         )
-    from helios_batch.report.progress import RunProgress
     from helios_batch.report.tuning import plot_tuning, tuning_tables
     from helios_batch.report.tuning_progress import TuningProgress
     from helios_batch.tune.request import TuneRequest
@@ -69,8 +68,8 @@ def tune_model(
         resources=ResourceSpec(device=device, memory=sizes["memory"]),
     )
     try:
-        with RunProgress(_err) as observer, TuningProgress(_err) as watcher:
-            result = tune(request, observer, watcher)
+        with TuningProgress(_err) as progress:
+            result = tune(request, progress, progress)
     except KeyboardInterrupt:
         fix = "what was done is kept; the same command goes on from there"
         raise Interrupted("interrupted", where="models tune", fix=fix) from None

@@ -1,52 +1,28 @@
-"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
+"""Progress of a run: rows, rates, and the time left."""
 
 from __future__ import annotations
 
 import time
-from types import TracebackType
-from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 from helios_batch.records import EngineFacts
 from helios_batch.records import Progress as Step
+from helios_batch.report.bar import LiveBar
 
-_LINE_EVERY_SECONDS = 10.0
 
-
-class RunProgress:
+class RunProgress(LiveBar):
     """Shows rows, rows/s, tokens/s, batch, layers loaded and the time left.
 
     Rates are of this run alone; rows finished by earlier runs count as done, not as speed.
     """
 
     def __init__(self, console: Console) -> None:
-        self._console = console
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=console,
-            disable=not console.is_terminal,
-        )
-        self._task: TaskID | None = None
+        super().__init__(console)
         self._engine: EngineFacts | None = None
         self._total = self._resumed = self._finished = self._in_shard = 0
         self._tokens = self._batch = 0
-        self._began = self._printed = time.monotonic()
-
-    def __enter__(self) -> Self:
-        self._bar.start()
-        return self
-
-    def __exit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._bar.stop()
+        self._began = time.monotonic()
 
     def loading(self) -> None:
         """Say that the engine is being loaded."""
@@ -56,10 +32,8 @@ class RunProgress:
         """Begin to count; what was counted of a job before is forgotten."""
         self._engine, self._total, self._resumed = engine, rows, rows_done
         self._finished = self._in_shard = self._tokens = 0
-        self._began = self._printed = time.monotonic()
-        if self._task is not None:
-            self._bar.remove_task(self._task)
-        self._task = self._bar.add_task("rows", total=rows, completed=rows_done, status="")
+        self._began = time.monotonic()
+        self.begin("rows", rows, rows_done)
         if rows_done:
             self._console.print(f"going on after {rows_done} of {rows} rows")
 
@@ -77,13 +51,8 @@ class RunProgress:
         self._show()
 
     def _show(self) -> None:
-        now = time.monotonic()
-        if self._task is not None and not self._bar.disable:
-            done = self._resumed + self._finished + self._in_shard
-            self._bar.update(self._task, completed=done, status=self.status(now))
-        elif now - self._printed >= _LINE_EVERY_SECONDS:
-            self._printed = now
-            self._console.print(self.status(now))
+        done = self._resumed + self._finished + self._in_shard
+        self.show(done, self.status(time.monotonic()))
 
     def status(self, now: float) -> str:
         """Return the line that is shown at time `now` (of the monotonic clock)."""

@@ -10,6 +10,7 @@ from rich.console import Console
 from helios_batch.records import EngineFacts, Progress
 from helios_batch.report import progress as progress_module
 from helios_batch.report.progress import RunProgress
+from helios_batch.report.tuning_progress import TuningProgress
 
 ENGINE = EngineFacts("m", 30, 10, "cpu", "float32", 10, 20, 1000, 8)
 
@@ -69,3 +70,22 @@ def test_a_second_job_is_counted_anew(clock: list[float]) -> None:
     clock.append(clock[-1] + 2)
     progress.step(Progress(rows_done=4, new_tokens=20, batch=4))
     assert progress.status(clock[-1]).startswith("4/8 rows · 2.0 rows/s · 10 tokens/s")
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_tuning_shows_its_jobs_and_its_phases(clock: list[float], terminal: bool) -> None:
+    """Jobs at full depth and training follow one another in one bar, or line by line."""
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=140, highlight=False)
+    with TuningProgress(console) as progress:
+        for _ in range(2):
+            progress.started(ENGINE, rows=8, rows_done=0)
+            clock.append(clock[-1] + 20)
+            progress.step(Progress(rows_done=4, new_tokens=20, batch=4))
+        progress.phase("exit 10", 60.0)
+        clock.append(clock[-1] + 20)
+        progress.advance(30.0, "loss 2.000")
+    # a terminal is drawn anew in its own time; the last state is always drawn
+    assert terminal or "4/8 rows" in out.getvalue()
+    assert "exit 10" in out.getvalue()
+    assert "50% · loss 2.000" in out.getvalue()
