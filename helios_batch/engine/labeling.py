@@ -12,7 +12,7 @@ from helios_batch.engine.branches import BranchAttention
 from helios_batch.engine.head import log_probability
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import StepShape
-from helios_batch.engine.runner import _ROW_GRANULE
+from helios_batch.engine.runner import ROW_GRANULE
 from helios_batch.engine.slots import capacity_class
 from helios_batch.engine.tape import Tape, TapeStep, tape_steps
 from helios_batch.models.choices import EncodedChoices
@@ -195,5 +195,5 @@ class Labeler:
 
 
 def _padded(values: list[int]) -> list[int]:
-    """Fill up with zeros, to rows that are ignored; see `runner._ROW_GRANULE`."""
-    return values + [0] * (-len(values) % _ROW_GRANULE)
+    """Fill up with zeros, to rows that are ignored; see `runner.ROW_GRANULE`."""
+    return values + [0] * (-len(values) % ROW_GRANULE)

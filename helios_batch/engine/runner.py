@@ -17,7 +17,7 @@ from helios_batch.engine.slots import Move, SlotAllocator
 from helios_batch.models.decoder import Attention, Decoder
 from helios_batch.spec import Confidence
 
-_ROW_GRANULE = 16
+ROW_GRANULE = 16
 """Rows are padded to multiples of this many, so that none falls into the remainder that CPU
 libraries treat apart, with other rounding: a row must not depend on its place in the batch."""
 
@@ -92,7 +92,7 @@ class Runner:
         self, tokens: list[int], positions: list[int], attention: Attention
     ) -> torch.Tensor:
         """Return hidden states; T is padded with rows to ignore."""
-        padding = [0] * (-len(tokens) % _ROW_GRANULE)
+        padding = [0] * (-len(tokens) % ROW_GRANULE)
         return self._decoder.forward(
             torch.tensor(tokens + padding, device=self._device),
             torch.tensor(positions + padding, device=self._device),
@@ -104,7 +104,7 @@ class Runner:
     ) -> list[NextToken]:
         if not ends:
             return []
-        rows = [row for _, row in ends] + [0] * (-len(ends) % _ROW_GRANULE)
+        rows = [row for _, row in ends] + [0] * (-len(ends) % ROW_GRANULE)
         normed = self._decoder.final_norm(hidden[torch.tensor(rows, device=self._device)])
         head, margin = self._decoder.head, self._confidence == "margin"
         best = best_token(normed, head, self._decoder.exit.temperature, margin)
@@ -115,7 +115,7 @@ class Runner:
             chosen = sampled[begin : begin + SAMPLED_ROWS]
             sequences = [ends[i][0] for i in chosen]
             uniforms = torch.tensor([s.uniform() for s in sequences], dtype=torch.float64)
-            padded = chosen + [0] * (-len(chosen) % _ROW_GRANULE)
+            padded = chosen + [0] * (-len(chosen) % ROW_GRANULE)
             row_logits = logits(normed[padded], head)[: len(chosen)]
             drawn = draw(row_logits, sequences[0].sampling, uniforms.to(self._device))
             for i, token in zip(chosen, drawn.tolist(), strict=True):
