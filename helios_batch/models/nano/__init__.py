@@ -1,1 +1,1 @@
-"""Two small models made for early exit: their corpus, training, measurement and weights."""
+"""Small models made for early exit: their corpus, training and measurement."""
