@@ -121,10 +121,8 @@ class ExitMaker:
     def _train(
         self, trainer: Trainer, curve: list[CurvePoint], seconds: float, checkpoint: Path
     ) -> tuple[list[CurvePoint], float]:
-        saved = load_training(checkpoint, trainer)
-        spent, looked = saved or 0.0, saved or 0.0
-        if saved is not None:
-            curve = [*curve, CurvePoint(trainer.tokens, spent, self._agreement_of(trainer))]
+        curve = load_training(checkpoint, trainer) or curve
+        resumed = spent = looked = curve[-1].seconds
         flops, counted, loss = 0.0, 0.0, 0.0
         while spent < seconds and not _is_flat(curve):
             group = self._group(trainer.steps)
@@ -141,10 +139,10 @@ class ExitMaker:
                 looked = spent
                 reached = self._agreement_of(trainer)
                 curve.append(CurvePoint(trainer.tokens, spent, reached, loss))
-                save_training(checkpoint, trainer, spent)
+                save_training(checkpoint, trainer, curve)
             status = f"loss {loss:.3f} · agreement {curve[-1].agreement:.1%}"
             self._watcher.advance(spent, status)
-        trained = spent - (saved or 0.0)
+        trained = spent - resumed
         return curve, flops * counted / trained if trained else 0.0
 
     def _group(self, step: int) -> list[int]:

@@ -49,7 +49,11 @@ def measure_labels(
             seconds[name] += result.totals.seconds.get("prefill", 0.0)
             rows.extend(_rows(job))
         shutil.rmtree(output, ignore_errors=True)
-    labeled = [pair for pair in zip(full, shallow, strict=True) if pair[0]["label"] is not None]
+    labeled = [
+        (row, other)
+        for row, other in zip(full, shallow, strict=True)
+        if row["label"] is not None and other["label"] is not None
+    ]
     judged = judge_labels(labeled)
     folds = [slice(0, None, 2), slice(1, None, 2)]
     crossed = [

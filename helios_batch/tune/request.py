@@ -27,7 +27,7 @@ class TuneRequest:
         minutes: time for everything together; None trains until the curve is flat.
         kind: `norm`, `bridge`, `mlp` or `layer:N`.
         tail: the model's own last layers that a bridge ends in, or how many.
-        rank: rank of the deltas on the tail's matrices; 0 leaves the closed-form bridge as it is.
+        rank: rank of the deltas on the tail's matrices; with 0 only bridge and norm are trained.
         seed: of the sample, the training order and the initial values.
         disk: bytes of disk for hidden states.
         resources: as in a spec.

@@ -7,10 +7,11 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from helios_batch.engine.device import resolve
-from helios_batch.errors import OutputError
+from helios_batch.errors import OutputError, ResourceError, SpecError
 from helios_batch.job import Job, prepare
 from helios_batch.loading import load_engine
 from helios_batch.local import Observer, run_local
@@ -26,13 +27,14 @@ from helios_batch.tune.fit import ExitMaker, Splits, Watcher
 from helios_batch.tune.labels import measure_labels
 from helios_batch.tune.request import TuneRequest
 from helios_batch.tune.result import ExitReport, TuneResult
-from helios_batch.tune.sample import sample
+from helios_batch.tune.sample import Sampled, sample
 from helios_batch.tune.teacher import load_decoder, matrix_rate
 from helios_batch.tune.texts import written_texts
 
 _RECORD = "tuning.json"
 _WORK = "_work"
 _WATCH_SHARE = 0.125
+_LEAST_TEXTS = 4
 _LEAST_TRAIN_SECONDS = 5.0
 _ENDLESS = 24 * 3600.0
 _LABEL_PROMPT_WEIGHT = 0.02
@@ -56,6 +58,7 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     request.output.mkdir(parents=True, exist_ok=True)
     share = -(-request.rows // len(request.data))
     sampled = [sample(request, source, share, i) for i, source in enumerate(request.data)]
+    label = _are_labels(sampled)
     fingerprint = digest(request.identity([source.digest for source in sampled], model))
     _claim(request.output, fingerprint)
 
@@ -72,15 +75,15 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     cache = StateCache(
         work / "states", [*held_out, *learn], sorted(layers), model.config.hidden_size, request.disk
     )
+    _check_texts(request, cache, len(held_out))
     watcher.phase("hidden states", cache.tokens)
     cache.write(decoder, lambda tokens: watcher.advance(tokens, f"{tokens:,} tokens"))
     seconds["hidden states"] = time.perf_counter() - began - sum(seconds.values())
 
     splits = _split(len(held_out), len(cache.texts))
-    label = sampled[0].learn.task.type == "label"
     settings = TrainSettings(seed=request.seed)
     if label:
-        settings = TrainSettings(seed=request.seed, prompt_weight=_LABEL_PROMPT_WEIGHT)
+        settings = replace(settings, prompt_weight=_LABEL_PROMPT_WEIGHT)
     maker = ExitMaker(decoder, cache, splits, settings, request.rank, watcher)
     total = request.minutes * 60 if request.minutes else _ENDLESS
     reports = []
@@ -114,6 +117,29 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     (request.output / _RECORD).write_text(text)
     shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def _are_labels(sampled: Sequence[Sampled]) -> bool:
+    types = {source.learn.task.type for source in sampled}
+    if len(types) > 1:
+        raise SpecError(
+            "label and generation jobs are mixed",
+            where="--data",
+            fix="make exits for one kind of job at a time",
+        )
+    return types == {"label"}
+
+
+def _check_texts(request: TuneRequest, cache: StateCache, held_out: int) -> None:
+    """Check that there is something to learn from and to measure by."""
+    if held_out and len(cache.texts) - held_out >= _LEAST_TEXTS:
+        return
+    raise ResourceError(
+        f"{len(cache.texts)} texts that full depth wrote fit {request.disk:,} bytes of disk, with "
+        f"{held_out} that are held out before them: too few to learn from",
+        where=str(request.output),
+        fix="look at the error column of the parts there; give more rows, or more --disk",
+    )
 
 
 def _claim(folder: Path, fingerprint: str) -> None:

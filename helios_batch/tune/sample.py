@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from helios_batch.data.reader import RowReader
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import SpecError
-from helios_batch.spec import InputSpec, JobSpec, OutputSpec
+from helios_batch.spec import ExitSpec, InputSpec, JobSpec, OutputSpec
 from helios_batch.spec_file import load_spec
 from helios_batch.tune.request import TuneRequest
 
@@ -62,7 +62,7 @@ def sample(request: TuneRequest, source: str, rows: int, number: int) -> Sampled
         return spec.model_copy(
             update={
                 "name": f"{spec.name}: {name}",
-                "input": InputSpec(path=str(path)),
+                "input": InputSpec(path=str(path), columns=spec.input.columns),
                 "output": OutputSpec(
                     path=str(request.output / f"{name}-{number}-full-depth"),
                     rows_per_shard=_ROWS_PER_SHARD,
@@ -76,7 +76,13 @@ def sample(request: TuneRequest, source: str, rows: int, number: int) -> Sampled
 
 def _spec(request: TuneRequest, source: str) -> JobSpec:
     """Return a spec of the source for this model at full depth."""
-    changes = {"models": (request.model,), "depth": "full", "resources": request.resources}
+    # a job may already name the exits that are to be made
+    changes = {
+        "models": (request.model,),
+        "depth": "full",
+        "exits": ExitSpec(),
+        "resources": request.resources,
+    }
     if Path(source).suffix in (".yaml", ".yml", ".json"):
         return load_spec(source).model_copy(update=changes)
     names = open_input(source).schema.names

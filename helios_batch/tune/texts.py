@@ -12,7 +12,7 @@ from helios_batch.records import FinishReason, Prompt, RowError
 
 
 def written_texts(job: Job, tokenizer: Tokenizer) -> list[Text]:
-    """Return prompt and continuation of each row of a finished job that has no error.
+    """Return prompt and continuation of each row of a finished job that has one.
 
     The continuation is tokenized from its text. Where that gives other tokens than were drawn, the
     full model is asked anew what comes next, so that targets are always its own.
@@ -29,12 +29,16 @@ def written_texts(job: Job, tokenizer: Tokenizer) -> list[Text]:
     ]
     prompts = tokenizer.encode([content for content, _ in pairs])
     continuations = tokenizer.encode_plain([row["generated_text"] for _, row in pairs])
-    ends = [] if job.spec.sampling.stop else sorted(job.model.eos_tokens)[:1]
+    # a label and a stop string have no end of text behind them
+    no_end = job.spec.sampling.stop or job.spec.task.type == "label"
+    ends = [] if no_end else sorted(job.model.eos_tokens)[:1]
     texts = []
     for prompt, continuation, (_, row) in zip(prompts, continuations, pairs, strict=True):
         if isinstance(prompt, RowError):
             continue
         stopped = row["finish_reason"] == FinishReason.STOP.value
         tokens = [*prompt, *continuation, *(ends if stopped else [])]
-        texts.append(Text(tokens[: job.model.config.context_length], len(prompt)))
+        tokens = tokens[: job.model.config.context_length]
+        if len(tokens) > len(prompt):
+            texts.append(Text(tokens, len(prompt)))
     return texts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,12 +66,12 @@ def metadata(kind: str, depth: int, tail: tuple[int, ...] = (), own: int = 0) ->
 
 
 @torch.inference_mode()
-def test_states_are_transformers_states(cache: StateCache, reference: object) -> None:
+def test_states_are_transformers_states(cache: StateCache, reference: Any) -> None:
     """Hidden states and likely next tokens of padded texts are those of each text alone."""
     batch = cache.read([0, 5, 9], FULL)
     for row, index in enumerate([0, 5, 9]):
         tokens = torch.tensor([list(cache.texts[index].tokens)])
-        out = reference(tokens, output_hidden_states=True)  # type: ignore[operator]
+        out = reference(tokens, output_hidden_states=True)
         count = tokens.shape[1]
         for layer in (1, 2, 3):
             found = batch.hidden[layer][row, :count].float()

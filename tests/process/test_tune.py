@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from helios_batch.models.exits.file import find_exits
 from helios_batch.models.folder import open_model
@@ -78,18 +80,23 @@ def test_an_interrupted_tuning_goes_on(
     parts = {part: part.stat().st_mtime_ns for part in out.glob("*-full-depth/part-*.parquet")}
     assert parts
     assert (out / "_work" / "exit-01.pt").exists()
+    seen = len(torch.load(out / "_work" / "exit-01.pt", weights_only=True)["curve"])
     monkeypatch.setattr(run, "write_exit", write)
     refused = tune(cli, tiny, data, out, "--seed", "1")
     assert refused.status == 2
     assert "another tuning" in refused.err
-    assert tune(cli, tiny, data, out).status == 0
+    made = json.loads(tune(cli, tiny, data, out, "--json").out)
     assert parts == {part: part.stat().st_mtime_ns for part in parts}
+    curve = made["exits"][0]["curve"]
+    assert len(curve) >= seen > 4
+    assert [point["loss"] is None for point in curve] == [True] * 4 + [False] * (len(curve) - 4)
 
 
 def test_what_can_not_be_tuned_is_said(cli: Run, tiny: Path, data: Path, tmp_path: Path) -> None:
     """Depths, kinds, sizes and data that don't fit are usage errors."""
     out = tmp_path / "exits"
     few, blind = tmp_path / "few.parquet", tmp_path / "blind.parquet"
+    labels = write_spec(tmp_path, tiny, task={"type": "label", "choices": ["a", "b"]}, sampling={})
     pq.write_table(pa.table({"text": TEXTS[:5]}), few)
     pq.write_table(pa.table({"question": TEXTS}), blind)
     for source, options, message in [
@@ -97,11 +104,14 @@ def test_what_can_not_be_tuned_is_said(cli: Run, tiny: Path, data: Path, tmp_pat
         (data, ["--exits", "a,b"], "write them as 10,15,20"),
         (data, ["--kind", "magic"], "the kinds are norm, bridge, mlp and layer"),
         (data, ["--disk", "much"], "size"),
+        (data, ["--disk", "50KB"], "too few to learn from"),
+        (data, ["--data", str(labels)], "label and generation jobs are mixed"),
         (few, [], "too few"),
         (blind, [], "name a column messages, prompt or text"),
         (tmp_path / "nothing.parquet", [], "nothing.parquet"),
     ]:
         ended = tune(cli, tiny, source, out, *options)
+        shutil.rmtree(out, ignore_errors=True)
         assert ended.status == 2, ended.err
         assert message in ended.err
 
@@ -109,9 +119,20 @@ def test_what_can_not_be_tuned_is_said(cli: Run, tiny: Path, data: Path, tmp_pat
 def test_a_label_job_is_tuned_by_its_labels(
     cli: Run, tiny: Path, data: Path, tmp_path: Path
 ) -> None:
-    """Labels at the exit are compared with full depth's on held-out rows, kappa beside it."""
+    """Labels at the exit are compared with full depth's on held-out rows, kappa beside it.
+
+    The job may name its exits before they are made, and leave columns out that clash.
+    """
+    texts = {"text": TEXTS, "label": TEXTS}
+    pq.write_table(pa.table(texts), data)
     spec = write_spec(
-        tmp_path, tiny, task={"type": "label", "choices": [" fox", " dog", " cat"]}, sampling={}
+        tmp_path,
+        tiny,
+        input={"path": str(data), "columns": ["text"]},
+        task={"type": "label", "choices": [" fox", " dog", " cat"]},
+        sampling={},
+        depth=2,
+        exits={"path": str(tmp_path / "exits" / "to-come")},
     )
     made = json.loads(tune(cli, tiny, spec, tmp_path / "exits", "--json").out)
     for report in made["exits"]:

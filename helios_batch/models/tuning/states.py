@@ -7,10 +7,10 @@ most likely next tokens with their log-probabilities. Hidden states are kept in 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -158,17 +158,16 @@ class StateCache:
         lengths = [len(self.texts[i].tokens) for i in indices]
         return [[indices[i] for i in group] for group in batches(lengths, tokens)]
 
-    def _open(self, mode: str) -> dict[str, np.memmap]:
-        shapes: Iterator[tuple[str, tuple[int, int], type]] = iter(
-            [
-                *((f"hidden-{k}", (self.tokens, self._size), np.int16) for k in self._layers),
-                ("top-tokens", (self.tokens, TOP), np.int32),
-                ("top-logprobs", (self.tokens, TOP), np.float16),
-            ]
-        )
+    def _open(self, mode: Literal["r", "r+", "w+"]) -> dict[str, np.memmap]:
+        """Map the files, each [tokens, width]."""
+        files: list[tuple[str, int, type[np.generic]]] = [
+            *((f"hidden-{layer}", self._size, np.int16) for layer in self._layers),
+            ("top-tokens", TOP, np.int32),
+            ("top-logprobs", TOP, np.float16),
+        ]
         return {
-            name: np.memmap(self._folder / f"{name}.bin", dtype=kind, mode=mode, shape=shape)  # type: ignore[call-overload]
-            for name, shape, kind in shapes
+            name: np.memmap(self._folder / f"{name}.bin", kind, mode, shape=(self.tokens, width))
+            for name, width, kind in files
         }
 
     @torch.inference_mode()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -39,6 +40,16 @@ class TrainSettings:
     state_weight: float = 1.0
     negatives: int = 2048
     seed: int = 0
+
+
+class TrainerState(TypedDict):
+    """Tensors in training and their averages by name, the optimizer's state, steps and tokens."""
+
+    live: dict[str, torch.Tensor]
+    average: dict[str, torch.Tensor]
+    optimizer: dict[str, Any]
+    steps: int
+    tokens: int
 
 
 class Trainer:
@@ -91,7 +102,7 @@ class Trainer:
         """Return the averaged tensors so far."""
         return dict(self._average)
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> TrainerState:
         """Return all that `restore` needs to go on."""
         return {
             "live": {name: t.detach() for name, t in self._live.items()},
@@ -101,16 +112,14 @@ class Trainer:
             "tokens": self.tokens,
         }
 
-    def restore(self, state: Mapping[str, object]) -> None:
+    def restore(self, state: TrainerState) -> None:
         """Go on from what `state` returned."""
-        live, average = state["live"], state["average"]
-        assert isinstance(live, dict) and isinstance(average, dict), "a state is as it was made"
         with torch.no_grad():
             for name, parameter in self._live.items():
-                parameter.copy_(live[name])
-                self._average[name].copy_(average[name])
-        self._optimizer.load_state_dict(state["optimizer"])  # type: ignore[arg-type]
-        self.steps, self.tokens = int(state["steps"]), int(state["tokens"])  # type: ignore[call-overload]
+                parameter.copy_(state["live"][name])
+                self._average[name].copy_(state["average"][name])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.steps, self.tokens = state["steps"], state["tokens"]
 
     def step(self, indices: Sequence[int]) -> float:
         """Learn from some texts as one batch; return the loss."""
@@ -121,7 +130,7 @@ class Trainer:
         with torch.autocast(device.type, kind, enabled=kind is not None):
             loss = self._loss(batch)
         self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(self._live.values(), 1.0)
         warm = min(1.0, (self.steps + 1) / self._settings.warmup_steps)
         for group in self._optimizer.param_groups:
