@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from helios_batch.engine.device import resolve
-from helios_batch.errors import OutputError, ResourceError, SpecError
+from helios_batch.errors import ResourceError, SpecError
 from helios_batch.job import Job, prepare
 from helios_batch.loading import load_engine
 from helios_batch.local import Observer, run_local
@@ -25,13 +23,13 @@ from helios_batch.models.tuning.train import TrainSettings
 from helios_batch.spec import digest
 from helios_batch.tune.fit import ExitMaker, Splits, Watcher
 from helios_batch.tune.labels import measure_labels
+from helios_batch.tune.record import claim, write_record
 from helios_batch.tune.request import TuneRequest
 from helios_batch.tune.result import ExitReport, TuneResult
 from helios_batch.tune.sample import Sampled, sample
 from helios_batch.tune.teacher import load_decoder, matrix_rate
 from helios_batch.tune.texts import written_texts
 
-_RECORD = "tuning.json"
 _WORK = "_work"
 _WATCH_SHARE = 0.125
 _LEAST_TEXTS = 4
@@ -42,6 +40,8 @@ _LABEL_PROMPT_WEIGHT = 0.02
 
 def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResult:
     """Make exits on a sample of a job's own rows; a second call goes on where one was interrupted.
+
+    A finished tuning is not made again; its result is returned.
 
     Args:
         request: what to make.
@@ -60,7 +60,9 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     sampled = [sample(request, source, share, i) for i, source in enumerate(request.data)]
     label = _are_labels(sampled)
     fingerprint = digest(request.identity([source.digest for source in sampled], model))
-    _claim(request.output, fingerprint)
+    finished = claim(request.output, fingerprint)
+    if finished is not None:
+        return finished
 
     jobs = [(prepare(source.learn), prepare(source.held_out)) for source in sampled]
     learn, held_out = _texts(jobs, observer)
@@ -113,8 +115,7 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
         exits=tuple(reports),
         seconds={phase: round(value, 1) for phase, value in seconds.items()},
     )
-    text = json.dumps(result.to_json() | {"status": "done"}, indent=2)
-    (request.output / _RECORD).write_text(text)
+    write_record(result)
     shutil.rmtree(work, ignore_errors=True)
     return result
 
@@ -140,23 +141,6 @@ def _check_texts(request: TuneRequest, cache: StateCache, held_out: int) -> None
         where=str(request.output),
         fix="look at the error column of the parts there; give more rows, or more --disk",
     )
-
-
-def _claim(folder: Path, fingerprint: str) -> None:
-    record = folder / _RECORD
-    try:
-        found = json.loads(record.read_text())["fingerprint"]
-    except FileNotFoundError:
-        record.write_text(json.dumps({"fingerprint": fingerprint, "status": "running"}))
-        return
-    except (OSError, ValueError, KeyError, TypeError):
-        found = None
-    if found != fingerprint:
-        raise OutputError(
-            "the folder holds another tuning: model, data, exits, rows or seed differ",
-            where=str(folder),
-            fix="choose another folder with --out, or delete this one",
-        )
 
 
 def _texts(jobs: Sequence[tuple[Job, Job]], observer: Observer) -> tuple[list[Text], list[Text]]:

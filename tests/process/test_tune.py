@@ -46,6 +46,9 @@ def test_exits_are_made_and_used(cli: Run, tiny: Path, data: Path, tmp_path: Pat
     assert made["matrix_flops_per_second"] > 0
     assert (out / "tuning.png").read_bytes().startswith(b"\x89PNG")
     assert not (out / "_work").exists()
+    files = {file: file.stat().st_mtime_ns for file in out.glob("exit-*")}
+    assert json.loads(tune(cli, tiny, data, out, "--json").out) == made
+    assert files == {file: file.stat().st_mtime_ns for file in files}
     assert sorted(find_exits(open_model(str(tiny)), out)) == [1, 2]
     full = [row for part in out.glob("learn-0-full-depth/*.parquet") for row in read(part)]
     assert len(full) == 32
