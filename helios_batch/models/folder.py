@@ -14,7 +14,7 @@ from helios_batch.errors import ModelError
 from helios_batch.models.architectures import Architecture, architecture_of
 from helios_batch.models.catalog import has_native_exits
 from helios_batch.models.config import DecoderConfig
-from helios_batch.models.packs import PACKS, is_fetched, pack_folder
+from helios_batch.models.packs import PACKS, WheelPack, is_fetched, pack_folder
 
 _SHIPPED_EXITS = Path(__file__).parent / "exits" / "shipped"
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -24,7 +24,7 @@ _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 class ModelFolder:
     """A model on this machine's disk; `name` is what the user called it.
 
-    `pack_digest` is set for a pack, whose files may differ in form between versions of the
+    `pack_digest` is set for a fetched pack, whose files may differ in form between versions of the
     libraries that converted it. With `native_exits` it was trained to be left at any layer.
     """
 
@@ -81,7 +81,8 @@ def open_model(name: str) -> ModelFolder:
             where=str(path / "config.json"),
             fix="download the model's config again, or correct the key that is named",
         ) from None
-    pack_digest = PACKS[name].member_sha256 if name in PACKS else None
+    pack = PACKS.get(name)
+    pack_digest = pack.member_sha256 if isinstance(pack, WheelPack) else None
     eos_tokens = _eos_tokens(path, config)
     native = has_native_exits(name, config)
     return ModelFolder(name, path, architecture, decoder, eos_tokens, pack_digest, native)

