@@ -43,12 +43,36 @@ PROMPTS = {
         "Read up to size bytes from the object and return them. As a convenience,",
         "Create a new thread. The optional arguments are the name of the",
         "Raise ValueError if the value is not",
+        "Parse the given string and return a dictionary of",
+        "The number of seconds to wait before",
+        "Return True if the two objects are",
+        "Convert the array to a list of",
+        "Called when the connection is closed by the",
+        "This function is deprecated. Use",
+        "Parameters\n----------\nx : array_like\n    The input",
+        "Returns\n-------\nDataFrame\n    The",
+        "A base class for all of the",
+        "Write the message to the file, with a",
+        "If the argument is None, the default",
+        "Examples\n--------\n>>> ",
     ],
     "helios-nano-code": [
         "def __init__(self, name, value=None):\n    self.name =",
         "    for key, value in self.items():\n        if",
         "import os\nimport sys\n\nfrom",
         "class Parser(object):\n    def parse(self, text):\n        if not text:\n",
+        "    try:\n        import",
+        "def read(self, size):\n    data =",
+        "    with open(path) as file:\n",
+        "        raise TypeError(",
+        "    return [x for x in",
+        "@property\ndef shape(self):\n",
+        "if __name__ == '__main__':\n",
+        "    assert isinstance(",
+        "def main(argv):\n    parser =",
+        "        self._lock = threading",
+        "    while True:\n        try:\n",
+        "    result = {}\n    for name in",
     ],
 }
 
@@ -103,7 +127,8 @@ def test_layer_six_agrees_with_the_last(name: str) -> None:
         depths = read(model, write(model, prompt, 32), prompt.shape[1])
         agreeing += int(depths.agree[5].sum())
         total += depths.agree.shape[1]
-    assert total > 60
+    print(f"{agreeing} of {total}")
+    assert total > 400
     assert agreeing / total >= 0.8
 
 
