@@ -90,6 +90,23 @@ class Decoder:
         """Yield the hidden states [T, hidden_size] after 0, 1, ... loaded layers."""
         hidden = self._embed(tokens, positions)
         yield hidden
+        yield from self._run(hidden, positions, attention)
+
+    def resume(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> torch.Tensor:
+        """Return what `forward` does, from hidden states before the first of the loaded layers.
+
+        Args and result are those of `forward`, with `hidden` [T, hidden_size] for the tokens.
+        """
+        for after in self._run(hidden, positions, attention):
+            hidden = after
+        return self.leave(hidden, positions, attention)
+
+    def _run(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+    ) -> Iterator[torch.Tensor]:
+        """Yield the hidden states after each of the loaded layers."""
         rotations = self._rotary.at(positions)
         for index, layer in enumerate(self.weights.layers):
             rotation = rotations[self.config.layers[index].rotary]

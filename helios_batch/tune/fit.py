@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -13,6 +13,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from helios_batch.models.decoder import Decoder
+from helios_batch.models.exits.file import ExitFile
+from helios_batch.models.exits.load import read_exit
 from helios_batch.models.exits.metadata import ExitMetadata, Measured, is_norm
 from helios_batch.models.tuning.measure import agreement, fit_temperature, judge, summarize
 from helios_batch.models.tuning.start import starting_tensors
@@ -68,6 +70,9 @@ class ExitMaker:
         splits: which texts are for what.
         settings: how to train.
         rank: of a bridge's deltas.
+        adapt: loaded layers before the exit that get deltas too.
+        known: exits that the model has already, by depth. One of the same shape that does better
+            on the watched texts than the closed form is where training starts.
         watcher: told of progress.
     """
 
@@ -78,10 +83,13 @@ class ExitMaker:
         splits: Splits,
         settings: TrainSettings,
         rank: int,
+        adapt: int,
+        known: Mapping[int, ExitFile],
         watcher: Watcher,
     ) -> None:
         self._decoder, self._cache, self._splits = decoder, cache, splits
         self._settings, self._rank, self._watcher = settings, rank, watcher
+        self._known, self._adapt = known, adapt
         self._layers = dict(enumerate(decoder.weights.layers))
 
     def make(self, metadata: ExitMetadata, seconds: float, checkpoint: Path) -> MadeExit:
@@ -100,10 +108,17 @@ class ExitMaker:
         for share in FRACTIONS if metadata.kind != "norm" else FRACTIONS[-1:]:
             part = learn[: max(1, int(len(learn) * share))]
             tensors = starting_tensors(
-                metadata, weights, self._cache, part, self._rank, self._settings.seed
+                metadata,
+                weights,
+                self._cache,
+                part,
+                self._rank,
+                self._adapt,
+                self._settings.seed,
             )
             tokens = sum(len(self._cache.texts[i].tokens) for i in part)
             curve.append(CurvePoint(tokens, 0.0, self._agreement(metadata, tensors)))
+        metadata, tensors = self._start(metadata, tensors, curve[-1].agreement)
         trainer = Trainer(
             self._decoder, self._layers, metadata, tensors, self._cache, self._settings
         )
@@ -117,6 +132,21 @@ class ExitMaker:
             ended="the curve is flat" if flat else "the time was up",
             flops_per_second=rate,
         )
+
+    def _start(
+        self, metadata: ExitMetadata, closed: dict[str, torch.Tensor], agreement: float
+    ) -> tuple[ExitMetadata, dict[str, torch.Tensor]]:
+        """Return the better of the closed form and the model's known exit at this depth."""
+        exit_file = self._known.get(metadata.depth)
+        if exit_file is None or exit_file.metadata.tail != metadata.tail:
+            return metadata, closed
+        known = read_exit(exit_file)
+        if any(name not in closed or closed[name].shape != t.shape for name, t in known.items()):
+            return metadata, closed
+        start = closed | known
+        if self._agreement(metadata, start) <= agreement:
+            return metadata, closed
+        return replace(metadata, training=metadata.training | {"start": exit_file.digest}), start
 
     def _train(
         self, trainer: Trainer, curve: list[CurvePoint], seconds: float, checkpoint: Path

@@ -28,6 +28,7 @@ class TuneRequest:
         kind: `norm`, `bridge`, `mlp` or `layer:N`.
         tail: the model's own last layers that a bridge ends in, or how many.
         rank: rank of the deltas on the tail's matrices; with 0 only bridge and norm are trained.
+        adapt: loaded layers before each exit that get deltas too, in use only at this exit.
         seed: of the sample, the training order and the initial values.
         disk: bytes of disk for hidden states.
         resources: as in a spec.
@@ -42,6 +43,7 @@ class TuneRequest:
     kind: str = "bridge"
     tail: int = 2
     rank: int = 32
+    adapt: int = 0
     seed: int = 0
     disk: int = 8 << 30
     resources: ResourceSpec = field(default_factory=ResourceSpec)
@@ -68,6 +70,13 @@ class TuneRequest:
                 where="--kind",
                 fix="the kinds are norm, bridge, mlp and layer:1 to layer:4",
             )
+        if not 0 <= self.adapt <= min(self.exits):
+            raise SpecError(
+                f"{self.adapt} layers can't be adapted before an exit after layer "
+                f"{min(self.exits)}",
+                where="--adapt",
+                fix=f"write 0 to {min(self.exits)}",
+            )
         if self.kind == "bridge" and not 1 <= self.tail < layers:
             raise SpecError(
                 f"a tail of {self.tail} layers",
@@ -85,6 +94,7 @@ class TuneRequest:
             "kind": self.kind,
             "tail": self.tail,
             "rank": self.rank,
+            "adapt": self.adapt,
             "seed": self.seed,
             "disk": self.disk,
         }

@@ -13,7 +13,8 @@ from helios_batch.errors import ResourceError, SpecError
 from helios_batch.job import Job, prepare
 from helios_batch.loading import load_engine
 from helios_batch.local import Observer, run_local
-from helios_batch.models.exits.file import write_exit
+from helios_batch.models.decoder import Decoder
+from helios_batch.models.exits.file import find_exits, write_exit
 from helios_batch.models.exits.metadata import ExitMetadata
 from helios_batch.models.folder import ModelFolder, open_model
 from helios_batch.models.tokenizer import Tokenizer
@@ -59,7 +60,10 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     share = -(-request.rows // len(request.data))
     sampled = [sample(request, source, share, i) for i, source in enumerate(request.data)]
     label = _are_labels(sampled)
-    fingerprint = digest(request.identity([source.digest for source in sampled], model))
+    known = {depth: e for depth, e in find_exits(model).items() if depth in request.exits}
+    sources = [source.digest for source in sampled]
+    starts = [known[depth].digest for depth in sorted(known)]
+    fingerprint = digest(request.identity(sources, model) | {"starts": starts})
     finished = claim(request.output, fingerprint)
     if finished is not None:
         return finished
@@ -74,19 +78,15 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     decoder = load_decoder(model, resources)
     metadata = [_metadata(request, model, depth, fingerprint) for depth in sorted(request.exits)]
     layers = {model.config.num_layers, *request.exits, *map(target_layer, metadata)}
-    cache = StateCache(
-        work / "states", [*held_out, *learn], sorted(layers), model.config.hidden_size, request.disk
-    )
-    _check_texts(request, cache, len(held_out))
-    watcher.phase("hidden states", cache.tokens)
-    cache.write(decoder, lambda tokens: watcher.advance(tokens, f"{tokens:,} tokens"))
+    layers |= {depth - request.adapt for depth in request.exits}
+    cache = _hidden_states(request, decoder, sorted(layers), held_out, learn, watcher)
     seconds["hidden states"] = time.perf_counter() - began - sum(seconds.values())
 
     splits = _split(len(held_out), len(cache.texts))
     settings = TrainSettings(seed=request.seed)
     if label:
         settings = replace(settings, prompt_weight=_LABEL_PROMPT_WEIGHT)
-    maker = ExitMaker(decoder, cache, splits, settings, request.rank, watcher)
+    maker = ExitMaker(decoder, cache, splits, settings, request.rank, request.adapt, known, watcher)
     total = request.minutes * 60 if request.minutes else _ENDLESS
     reports = []
     for number, wanted in enumerate(metadata):
@@ -118,6 +118,23 @@ def tune(request: TuneRequest, observer: Observer, watcher: Watcher) -> TuneResu
     write_record(result)
     shutil.rmtree(work, ignore_errors=True)
     return result
+
+
+def _hidden_states(
+    request: TuneRequest,
+    decoder: Decoder,
+    layers: list[int],
+    held_out: list[Text],
+    learn: list[Text],
+    watcher: Watcher,
+) -> StateCache:
+    """Keep the hidden states before some layers on disk; what was interrupted goes on."""
+    folder, width = request.output / _WORK / "states", decoder.config.hidden_size
+    cache = StateCache(folder, [*held_out, *learn], layers, width, request.disk)
+    _check_texts(request, cache, len(held_out))
+    watcher.phase("hidden states", cache.tokens)
+    cache.write(decoder, lambda tokens: watcher.advance(tokens, f"{tokens:,} tokens"))
+    return cache
 
 
 def _are_labels(sampled: Sequence[Sampled]) -> bool:
@@ -173,6 +190,7 @@ def _metadata(
             "rows": request.rows,
             "seed": request.seed,
             "rank": request.rank,
+            "adapt": request.adapt,
         },
     )
 

@@ -134,24 +134,26 @@ def test_the_bridge_finds_an_affine_map(cache: StateCache, decoder: Decoder) -> 
 
 
 @pytest.mark.parametrize(
-    "wanted",
+    ("wanted", "adapt"),
     [
-        metadata("norm", 2),
-        metadata("bridge", 1, tail=(2, 3)),
-        metadata("mlp", 2),
-        metadata("layer:1", 2, own=1),
+        (metadata("norm", 2), 0),
+        (metadata("bridge", 1, tail=(2, 3)), 0),
+        (metadata("bridge", 2, tail=(3,)), 1),
+        (metadata("mlp", 2), 0),
+        (metadata("layer:1", 2, own=1), 0),
     ],
-    ids=lambda m: m.kind,
+    ids=lambda value: value.kind if isinstance(value, ExitMetadata) else f"adapt-{value}",
 )
 def test_training_learns_and_is_repeatable(
-    wanted: ExitMetadata, cache: StateCache, decoder: Decoder
+    wanted: ExitMetadata, adapt: int, cache: StateCache, decoder: Decoder
 ) -> None:
     """The loss of one batch falls step by step; the same seed gives the same tensors."""
     every = list(range(len(cache.texts)))
 
     def train() -> tuple[list[float], dict[str, torch.Tensor]]:
-        start = starting_tensors(wanted, decoder.weights, cache, every, 4, seed=0)
+        start = starting_tensors(wanted, decoder.weights, cache, every, 4, adapt, seed=0)
         layers = dict(enumerate(decoder.weights.layers))
+        assert exit_decoder(decoder, start, wanted, layers).depth == adapt
         settings = TrainSettings(warmup_steps=1, bridge_rate=3e-3, learning_rate=3e-3)
         trainer = Trainer(decoder, layers, wanted, start, cache, settings)
         losses = [trainer.step(every) for _ in range(12)]
@@ -161,6 +163,8 @@ def test_training_learns_and_is_repeatable(
     assert losses[-1] < losses[0]
     again, same = train()
     assert again == losses
+    changed = {name.split(".")[1] for name in tensors if name.startswith("delta.")}
+    assert ("1" in changed) == bool(adapt)
     assert all(torch.equal(tensors[name], same[name]) for name in tensors)
 
 
@@ -168,7 +172,7 @@ def test_training_goes_on_from_a_saved_state(cache: StateCache, decoder: Decoder
     """Six steps are three, saved and restored into a fresh trainer, and three more."""
     wanted, every = metadata("bridge", 1, tail=(3,)), list(range(len(cache.texts)))
     layers = dict(enumerate(decoder.weights.layers))
-    start = starting_tensors(wanted, decoder.weights, cache, every, 4, seed=0)
+    start = starting_tensors(wanted, decoder.weights, cache, every, 4, 0, seed=0)
     first, second, whole = (
         Trainer(decoder, layers, wanted, start, cache, TrainSettings()) for _ in range(3)
     )

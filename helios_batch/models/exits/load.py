@@ -15,6 +15,12 @@ from helios_batch.models.exits.metadata import is_norm
 from helios_batch.models.weights import Affine, DecoderWeights, GreedyLoader, LayerWeights
 
 
+def read_exit(exit_file: ExitFile) -> dict[str, torch.Tensor]:
+    """Return an exit's own tensors by name, in float32."""
+    with Checkpoint(exit_file.path) as checkpoint:
+        return {name: checkpoint.read(name).float() for name in checkpoint.entries}
+
+
 def load_exit(
     exit_file: ExitFile, config: DecoderConfig, loader: GreedyLoader, weights: DecoderWeights
 ) -> ExitWeights:
@@ -28,13 +34,10 @@ def load_exit(
     metadata = exit_file.metadata
     if len(weights.layers) != metadata.depth:
         raise ValueError(f"{len(weights.layers)} layers are loaded, not {metadata.depth}")
-    with Checkpoint(exit_file.path) as checkpoint:
-        tensors = {
-            name: checkpoint.read(name).to(
-                loader.device, torch.float32 if is_norm(name) else loader.dtype
-            )
-            for name in checkpoint.entries
-        }
+    tensors = {
+        name: tensor.to(loader.device, torch.float32 if is_norm(name) else loader.dtype)
+        for name, tensor in read_exit(exit_file).items()
+    }
     layers = dict(enumerate(weights.layers))
     layers |= {index: loader.layer(index) for index in metadata.tail}
     try:

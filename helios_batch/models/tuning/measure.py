@@ -34,9 +34,9 @@ def judge(decoder: Decoder, depth: int, cache: StateCache, indices: Sequence[int
     """Run an exit over texts, and compare it where the model wrote the next token itself.
 
     Args:
-        decoder: no layers loaded, and the exit.
+        decoder: the exit, and the last loaded layers before it or none.
         depth: layers before the exit.
-        cache: hidden states at that depth, and full depth's tokens.
+        cache: hidden states before these layers, and full depth's tokens.
         indices: texts to judge by.
     """
     agrees, confidence = [], []
@@ -64,12 +64,13 @@ def _exit_rows(
     """Yield the exit's normed states [R, hidden_size] and full depth's tokens [R], piece by piece,
     where the model wrote the next token itself."""
     device = decoder.weights.embedding.device
+    first = depth - decoder.depth
     for group in cache.batches(indices, _STEP_TOKENS):
-        batch = cache.read(group, [depth])
-        hidden = batch.hidden[depth].flatten(0, 1).to(decoder.weights.embedding)
+        batch = cache.read(group, [first])
+        hidden = batch.hidden[first].flatten(0, 1).to(decoder.weights.embedding)
         attention = PaddedAttention(decoder.config, decoder.kinds, *batch.texts.tokens.shape)
         decides = batch.texts.decides.flatten()
-        left = decoder.leave(hidden, batch.texts.positions.to(device), attention)
+        left = decoder.resume(hidden, batch.texts.positions.to(device), attention)
         normed = decoder.final_norm(left[decides.to(device)])
         expected = batch.top_tokens[..., 0].flatten()[decides].to(device)
         rows = (torch.split(part, _HEAD_ROWS) for part in (normed, expected))

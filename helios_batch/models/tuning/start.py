@@ -26,13 +26,15 @@ def starting_tensors(
     cache: StateCache,
     indices: Sequence[int],
     rank: int,
+    adapt: int,
     seed: int,
 ) -> dict[str, torch.Tensor]:
     """Return the tensors of a new exit.
 
     A `norm` is a copy of the final one. All other kinds begin with a closed-form bridge to where
-    their layers stand in the model; a bridge's tail gets deltas of rank `rank` that begin at zero,
-    `layer:N` copies of the last layers, `mlp` one of the last layer's that begins with no effect.
+    their layers stand in the model; a bridge's tail, and the last `adapt` loaded layers, get deltas
+    of rank `rank` that begin at zero; `layer:N` has copies of the last layers, `mlp` one of the
+    last layer's that begins with no effect.
 
     Args:
         metadata: what the exit consists of.
@@ -40,6 +42,7 @@ def starting_tensors(
         cache: hidden states at the exit and at `target_layer`.
         indices: texts that the bridge is fitted on.
         rank: of the deltas; 0 for none.
+        adapt: loaded layers before the exit that get deltas too.
         seed: of the deltas' initial values.
     """
     tensors = _named("norm", weights.final_norm)
@@ -47,7 +50,8 @@ def starting_tensors(
         return tensors
     tensors |= _named("bridge", fit_bridge(cache, indices, metadata.depth, target_layer(metadata)))
     generator = torch.Generator().manual_seed(seed)
-    for index in metadata.tail if rank else ():
+    adapted = range(metadata.depth - adapt, metadata.depth)
+    for index in (*adapted, *metadata.tail) if rank else ():
         for slot in MATRICES:
             rows, columns = getattr(weights.layers[index], slot).weight.shape
             down = torch.randn(rank, columns, generator=generator) / columns**0.5

@@ -9,7 +9,7 @@ are averaged exponentially (Polyak), so that training can end at any step withou
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypedDict
 
 import torch
@@ -57,10 +57,10 @@ class Trainer:
 
     Args:
         decoder: the full model, for its embedding, norm and head.
-        layers: the model's layers of the exit's tail, by index.
+        layers: the model's layers by index.
         metadata: what the exit consists of.
         tensors: the exit's tensors by name, float32; where training starts.
-        cache: hidden states at the exit's depth and at full depth.
+        cache: hidden states before the first layer that the exit changes, and at full depth.
         settings: how to train.
     """
 
@@ -91,6 +91,7 @@ class Trainer:
             betas=(0.9, 0.98),
             weight_decay=0.0,
         )
+        self._first = metadata.depth - exit_decoder(decoder, tensors, metadata, layers).depth
         self.steps = 0
         self.tokens = 0
 
@@ -123,8 +124,7 @@ class Trainer:
 
     def step(self, indices: Sequence[int]) -> float:
         """Learn from some texts as one batch; return the loss."""
-        depth, full = self.metadata.depth, self.metadata.num_layers
-        batch = self._cache.read(indices, [depth, full])
+        batch = self._cache.read(indices, [self._first, self.metadata.num_layers])
         device = self._decoder.weights.embedding.device
         kind = torch.bfloat16 if self._decoder.weights.embedding.dtype == torch.bfloat16 else None
         with torch.autocast(device.type, kind, enabled=kind is not None):
@@ -149,9 +149,9 @@ class Trainer:
         chosen = texts.within.flatten()
         weight = torch.where(texts.decides, 1.0, settings.prompt_weight).flatten()[chosen]
         student = exit_decoder(self._decoder, self._live, self.metadata, self._layers)
-        hidden = batch.hidden[self.metadata.depth].flatten(0, 1).to(student.weights.embedding)
+        hidden = batch.hidden[self._first].flatten(0, 1).to(student.weights.embedding)
         attention = PaddedAttention(student.config, student.kinds, *texts.tokens.shape)
-        left = student.leave(hidden, texts.positions.to(hidden.device), attention)[chosen]
+        left = student.resume(hidden, texts.positions.to(hidden.device), attention)[chosen]
         kinds, places = self._vocabulary(batch.top_tokens.flatten(0, 1)[chosen])
         likely = batch.top_logprobs.flatten(0, 1)[chosen].exp().to(hidden.device)
         weight, kinds = weight.to(hidden.device), kinds.to(hidden.device)
@@ -180,11 +180,17 @@ def exit_decoder(
     metadata: ExitMetadata,
     layers: Mapping[int, LayerWeights],
 ) -> Decoder:
-    """Return a decoder that has the exit made of `tensors`, and no layer before it."""
+    """Return a decoder that has the exit made of `tensors`, and before it only the layers of the
+    model from the first one that the exit changes on."""
     weights = decoder.weights
-    outside = DecoderWeights(
-        weights.embedding, weights.position_embedding, weights.final_norm, weights.head
+    exit_, adapted = assemble(tensors, metadata, decoder.config, layers)
+    first = min(adapted, default=metadata.depth)
+    own = DecoderWeights(
+        weights.embedding,
+        weights.position_embedding,
+        weights.final_norm,
+        weights.head,
+        [adapted.get(index, layers[index]) for index in range(first, metadata.depth)],
     )
-    return Decoder(
-        decoder.config, outside, assemble(tensors, metadata, decoder.config, layers).exit
-    )
+    config = replace(decoder.config, layers=decoder.config.layers[first:])
+    return Decoder(config, own, exit_)
