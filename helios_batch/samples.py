@@ -1,7 +1,8 @@
-"""Sample data that every machine has: the docstrings of Python's own standard library.
+"""Sample data that every machine has: docstrings of the standard library, names of characters.
 
-`python -m helios_batch.samples FOLDER` writes `docstrings.parquet` (all of them) and
-`docstrings_demo.parquet` (a few hundred, drawn at random with a fixed seed).
+`python -m helios_batch.samples FOLDER` writes `docstrings.parquet` (all of them),
+`docstrings_demo.parquet` (a few hundred, drawn at random with a fixed seed) and
+`characters.parquet` (the Unicode names of letters of four scripts, as many of each, shuffled).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import ast
 import random
 import sys
 import sysconfig
+import unicodedata
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 DEMO_ROWS = 300
+SCRIPTS = ("LATIN", "GREEK", "CYRILLIC", "ARABIC")
 _LEAST_CHARACTERS = 40
 _SEED = 0
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo"}
@@ -49,19 +52,34 @@ def docstrings() -> Iterator[dict[str, str]]:
                 yield {"module": module, "name": getattr(node, "name", module), "docstring": text}
 
 
-def write_docstrings(folder: Path) -> None:
-    """Write both files, unless they are there already."""
+def characters() -> list[dict[str, str]]:
+    """Return the characters of each of `SCRIPTS`, with their Unicode names, in random order."""
+    draw = random.Random(_SEED)
+    named = [(chr(code), unicodedata.name(chr(code), "")) for code in range(sys.maxunicode + 1)]
+    by_script = [
+        [{"character": c, "name": name} for c, name in named if name.startswith(f"{script} ")]
+        for script in SCRIPTS
+    ]
+    least = min(map(len, by_script))
+    rows = [row for found in by_script for row in draw.sample(found, least)]
+    draw.shuffle(rows)
+    return rows
+
+
+def write_samples(folder: Path) -> None:
+    """Write all files, unless they are there already."""
     folder.mkdir(parents=True, exist_ok=True)
     whole, demo = folder / "docstrings.parquet", folder / "docstrings_demo.parquet"
-    if whole.exists() and demo.exists():
-        return
-    rows = list(docstrings())
-    pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), whole)
-    chosen = random.Random(_SEED).sample(rows, min(DEMO_ROWS, len(rows)))
-    pq.write_table(pa.Table.from_pylist(chosen, schema=_SCHEMA), demo)
+    if not (whole.exists() and demo.exists()):
+        rows = list(docstrings())
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), whole)
+        chosen = random.Random(_SEED).sample(rows, min(DEMO_ROWS, len(rows)))
+        pq.write_table(pa.Table.from_pylist(chosen, schema=_SCHEMA), demo)
+    if not (names := folder / "characters.parquet").exists():
+        pq.write_table(pa.Table.from_pylist(characters()), names)
 
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit("usage: python -m helios_batch.samples FOLDER")
-    write_docstrings(Path(sys.argv[1]))
+    write_samples(Path(sys.argv[1]))
