@@ -86,7 +86,9 @@ def run(
         typer.echo(json.dumps(data, indent=2))
         return
     _out.print(
-        summary_table(result.totals, result.output, result.resumed_rows, result.wall_seconds)
+        summary_table(
+            result.totals, result.output, result.resumed_rows, result.wall_seconds, job.policy
+        )
     )
     if show:
         _out.print(sample_rows(result.output, show))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from importlib.metadata import version
@@ -21,8 +21,10 @@ from helios_batch.data.schema import output_schema, passed_columns
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import OutputError, SpecError
+from helios_batch.helios.policy import Policy
 from helios_batch.models.exits.file import ExitFile, exit_kind, find_exits
 from helios_batch.models.folder import ModelFolder, open_model
+from helios_batch.policy_file import read_calibration
 from helios_batch.shard import ShardContext
 from helios_batch.spec import JobSpec, digest
 
@@ -48,8 +50,21 @@ class Job:
 
     @property
     def depth(self) -> int:
-        """Layers to load."""
-        return self.model.config.num_layers if self.spec.depth == "full" else self.spec.depth
+        """Layers to load; with `depth: auto`, all that the policy may come to need."""
+        asked = self.spec.depth
+        return self.model.config.num_layers if isinstance(asked, str) else asked
+
+    @property
+    def stage_depths(self) -> tuple[int, ...]:
+        """The depths that `depth: auto` chooses from, full depth last.
+
+        A model without exits of its own leaves only where it was given one.
+        """
+        layers = self.model.config.num_layers
+        early = set(self.exits)
+        if self.model.native_exits:
+            early |= {max(1, layers * quarter // 4) for quarter in (1, 2, 3)}
+        return (*sorted(early - {layers}), layers)
 
     @property
     def shards(self) -> ShardPlan:
@@ -68,7 +83,9 @@ class Job:
             {"name": file.name, "rows": file.rows, "content": file.content_digest()}
             for file in self.table.files
         ]
-        exit_digest = self.exit_file.digest if self.exit_file else None
+        exit_digest: object = self.exit_file.digest if self.exit_file else None
+        if self.spec.depth == "auto":
+            exit_digest = {str(depth): self.exits[depth].digest for depth in sorted(self.exits)}
         return {
             "spec": self.spec.identity(),
             "input": files,
@@ -107,16 +124,32 @@ class Job:
             "rows": self.table.rows,
             "shards": len(self.shards),
             "created": self.created.isoformat(),
-            "policy": {
-                "model": self.model.name,
-                "depth": self.depth,
-                "exit": exit_kind(self.model, self.depth, self.exit_file),
-                "decided_by": "spec",
-            },
+            "policy": self._policy(),
             "versions": {"helios_batch": __version__, "python": platform.python_version()}
             | {name: version(name) for name in packages},
             "identity": self.identity,
         }
+
+    @property
+    def policy(self) -> Policy | None:
+        """What was decided for `depth: auto`, once it was.
+
+        Raises:
+            OutputError: the output folder says it, and can't be read.
+        """
+        if self.spec.depth != "auto":
+            return None
+        found = read_calibration(self.output, self.fingerprint)
+        return found.policy if found else None
+
+    def _policy(self) -> dict[str, Any]:
+        """Return what decides at which depth the rows run."""
+        model: dict[str, Any] = {"model": self.model.name}
+        if self.spec.depth == "auto":
+            made = asdict(self.policy) if self.policy else {}
+            return model | {"decided_by": "calibration"} | made
+        kind = exit_kind(self.model, self.depth, self.exit_file)
+        return model | {"depth": self.depth, "exit": kind, "decided_by": "spec"}
 
 
 def prepare(spec: JobSpec) -> Job:
@@ -131,13 +164,20 @@ def prepare(spec: JobSpec) -> Job:
     schema = output_schema(table, passed, spec.task.choices)
     model = open_model(spec.model)
     layers = model.config.num_layers
-    if spec.depth != "full" and spec.depth > layers:
+    if isinstance(spec.depth, int) and spec.depth > layers:
         raise SpecError(
             f"depth {spec.depth} is more than the model has",
             where="depth",
             fix=f"{spec.model} has {layers} layers: write full or 1 to {layers}",
         )
     exits = find_exits(model, Path(spec.exits.path).expanduser() if spec.exits.path else None)
+    if spec.depth == "auto" and not exits and not model.native_exits:
+        raise SpecError(
+            f"{spec.model} has no exits to choose from",
+            where="depth",
+            fix=f"make some with: helios-batch models tune {spec.model}, and name their folder in "
+            "exits.path; or write depth: full",
+        )
     output = OutputFolder(spec.output.path)
     for folder in table.folders:
         if output.path.resolve().is_relative_to(folder.resolve()):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from helios_batch.calibration import calibrated
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
 from helios_batch.job import Job
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.preflight import sample_prompts
+from helios_batch.staged import StagedEngine
 
 
-def load_engine(job: Job) -> Engine:
+def load_engine(job: Job) -> Engine | StagedEngine:
     """Load model and tokenizer, with memory for the prompts that a sample of the input shows.
+
+    With `depth: auto`, the job is calibrated first, unless its output folder says that it was.
 
     Raises:
         ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
@@ -19,7 +23,7 @@ def load_engine(job: Job) -> Engine:
     """
     tokenizer = Tokenizer(job.model.path, job.created)
     tokens = sample_prompts(job, tokenizer).sequence_tokens
-    return Engine(
+    engine = Engine(
         job.model,
         tokenizer,
         job.depth,
@@ -27,6 +31,19 @@ def load_engine(job: Job) -> Engine:
         tokens,
         job.exit_file,
         job.spec.exits.confidence,
+    )
+    return staged(engine, job)
+
+
+def staged(engine: Engine, job: Job) -> Engine | StagedEngine:
+    """Put an engine under its job's policy, if the job has one."""
+    quality = job.spec.quality
+    if quality is None:
+        return engine
+    found = calibrated(job, engine, quality)
+    answers = {answer.row: answer for answer in found.answers}
+    return StagedEngine(
+        engine, job.exits, found.policy, job.spec.metric, quality.audit_fraction, answers
     )
 
 

@@ -34,8 +34,8 @@ class MemoryAtDepth:
 class Preflight:
     """Rows, shards, tokens of a sample of prompts, and memory by depth.
 
-    `prompt_tokens` holds the 50th, 90th and 100th percentile of the sampled prompts;
-    `sample_errors` counts those that will fail, by code.
+    `contract` says what a job with `depth: auto` promises. `prompt_tokens` holds the 50th, 90th and
+    100th percentile of the sampled prompts; `sample_errors` counts those that will fail, by code.
     """
 
     rows: int
@@ -45,6 +45,7 @@ class Preflight:
     model: str
     depth: int
     exit: str
+    contract: str | None
     device: str
     dtype: str
     memory_budget: int
@@ -185,6 +186,7 @@ def preflight(job: Job) -> Preflight:
         model=job.model.name,
         depth=job.depth,
         exit=exit_kind(job.model, job.depth, job.exit_file),
+        contract=_contract(job),
         device=str(resources.device),
         dtype=str(resources.dtype).removeprefix("torch."),
         memory_budget=resources.memory,
@@ -195,3 +197,11 @@ def preflight(job: Job) -> Preflight:
         sequence_tokens=sequence,
         memory=tuple(at_depth(depth) for depth in depths),
     )
+
+
+def _contract(job: Job) -> str | None:
+    quality = job.spec.quality
+    if quality is None:
+        return None
+    depths = ", ".join(map(str, job.stage_depths))
+    return f"{quality.describe(job.spec.metric)}; chosen from depths {depths}"

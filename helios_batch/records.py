@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Protocol, TypedDict
+from typing import Protocol, Self, TypedDict
 
 from helios_batch.spec import SamplingSpec
 
@@ -65,12 +65,18 @@ class ExitRecord:
     `token_layers` and `token_confidences` have one entry per completion token; a confidence is the
     probability of the most likely token at the exit, before temperature and filters. The tokens of
     a label leave together: each has the label's probability among the choices.
+    Of a policy only: `breaches` counts the tokens under its threshold, `stage` is where in its
+    cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`.
     """
 
     model: str
     num_layers: int
     token_layers: tuple[int, ...]
     token_confidences: tuple[float, ...]
+    breaches: int | None = None
+    stage: int = 0
+    audited: bool = False
+    agreement: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,14 @@ class EngineStats:
     decode_tokens: int = 0
     decode_steps: int = 0
     largest_batch: int = 0
+
+    def __iadd__(self, other: EngineStats) -> Self:
+        self.prefill_seconds += other.prefill_seconds
+        self.decode_seconds += other.decode_seconds
+        self.decode_tokens += other.decode_tokens
+        self.decode_steps += other.decode_steps
+        self.largest_batch = max(self.largest_batch, other.largest_batch)
+        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,15 +10,15 @@ import json
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
+from helios_batch.spec_quality import Metric, QualitySpec
+from helios_batch.spec_section import Real, Section
 from helios_batch.units import parse_bytes, parse_duration, parse_share_or_count
 
 
@@ -29,11 +29,7 @@ def _not_built(what: str) -> ValueError:
 Bytes = Annotated[int, BeforeValidator(parse_bytes)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class InputSpec(_Section):
+class InputSpec(Section):
     """Where the rows come from, and which columns pass through to the output.
 
     `path` is a file, a folder, a glob or a URL, or a list of them, read in the order given.
@@ -66,7 +62,7 @@ class InputSpec(_Section):
         return value
 
 
-class PromptSpec(_Section):
+class PromptSpec(Section):
     """How a row becomes a prompt: exactly one of template, column, messages.
 
     With `system` or `messages` the model's chat template is applied; without, the text is
@@ -91,7 +87,7 @@ class PromptSpec(_Section):
         return self
 
 
-class TaskSpec(_Section):
+class TaskSpec(Section):
     """What is produced for each row: a continuation, or the likeliest of `choices`.
 
     A choice is appended to the prompt exactly as it is written. Nothing is sampled for a label, so
@@ -123,12 +119,12 @@ class TaskSpec(_Section):
         return self
 
 
-class SamplingSpec(_Section):
+class SamplingSpec(Section):
     """Sampling under OpenAI's and vLLM's names; temperature 0 is greedy."""
 
     max_tokens: int = Field(default=128, ge=1)
-    temperature: float = Field(default=0.0, ge=0.0, le=10.0, allow_inf_nan=False)
-    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    temperature: Real = Field(default=0.0, ge=0.0, le=10.0, allow_inf_nan=False)
+    top_p: Real = Field(default=1.0, gt=0.0, le=1.0)
     top_k: int = Field(default=0, ge=0)
     seed: int = Field(default=0, ge=0, lt=2**63)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
@@ -148,16 +144,11 @@ class SamplingSpec(_Section):
             raise ValueError("write 0 for greedy, or 0.01 or more")
         return value
 
-    @field_validator("temperature", "top_p", mode="before")
-    @classmethod
-    def _whole_numbers_are_floats(cls, value: object) -> object:
-        return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
 
 Confidence = Literal["probability", "margin"]
 
 
-class ExitSpec(_Section):
+class ExitSpec(Section):
     """Where the exits come from, and how sure a token is said to be.
 
     `path` is a folder that `models tune` wrote; without it, the exits that come with the model are
@@ -168,14 +159,14 @@ class ExitSpec(_Section):
     confidence: Confidence = "probability"
 
 
-class OutputSpec(_Section):
+class OutputSpec(Section):
     """Where the parts go, and how many rows a shard has."""
 
     path: str = Field(min_length=1)
     rows_per_shard: int = Field(default=512, ge=1)
 
 
-class ResourceSpec(_Section):
+class ResourceSpec(Section):
     """What one engine may use. `memory` holds weights, KV cache and activations together."""
 
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -185,7 +176,7 @@ class ResourceSpec(_Section):
     max_batch: int | None = Field(default=None, ge=1)
 
 
-class LimitSpec(_Section):
+class LimitSpec(Section):
     """When a job gives up; what is finished stays, and running it again goes on.
 
     `max_failed_rows` is a share of all rows (float) or a count (int). `deadline` is in seconds from
@@ -217,7 +208,7 @@ class LimitSpec(_Section):
         return self.max_failed_rows
 
 
-class JobSpec(_Section):
+class JobSpec(Section):
     """One job, complete. `spec_file.load_spec` reads one."""
 
     name: str = Field(min_length=1, max_length=200)
@@ -226,10 +217,10 @@ class JobSpec(_Section):
     task: TaskSpec = TaskSpec()
     sampling: SamplingSpec = SamplingSpec()
     models: tuple[Annotated[str, Field(min_length=1)], ...]
-    depth: Literal["full"] | int = "full"
+    depth: Literal["full", "auto"] | int = "full"
     exits: ExitSpec = ExitSpec()
     objective: Literal["throughput"] = "throughput"
-    quality: None = None
+    quality: QualitySpec | None = None
     output: OutputSpec
     resources: ResourceSpec = ResourceSpec()
     limits: LimitSpec = LimitSpec()
@@ -258,12 +249,10 @@ class JobSpec(_Section):
 
     @field_validator("depth", mode="before")
     @classmethod
-    def _auto_not_built(cls, value: object) -> object:
-        if value == "auto":
-            raise _not_built("depth 'auto'")
+    def _full_auto_or_layers(cls, value: object) -> object:
         is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if value != "full" and not is_count:
-            raise ValueError("write full or a number of layers, 1 or more")
+        if value not in ("full", "auto") and not is_count:
+            raise ValueError("write full, auto or a number of layers, 1 or more")
         return value
 
     @field_validator("objective", mode="before")
@@ -273,12 +262,30 @@ class JobSpec(_Section):
             raise _not_built(f"objective {value!r}")
         return value
 
-    @field_validator("quality", mode="before")
-    @classmethod
-    def _quality_not_built(cls, value: object) -> object:
-        if value is not None:
-            raise _not_built("a quality contract")
-        return value
+    @model_validator(mode="after")
+    def _quality_goes_with_auto(self) -> Self:
+        if self.depth != "auto":
+            if self.quality is not None:
+                raise ValueError("quality is kept by choosing the depth: write depth: auto with it")
+            return self
+        if self.quality is None:
+            raise ValueError("depth auto needs quality, such as {min_agreement: 0.95}")
+        if self.sampling.temperature > 0:
+            raise ValueError(
+                "agreement with full depth is that of greedy texts: write sampling.temperature: 0 "
+                "with depth auto"
+            )
+        if (self.metric == "label") != (self.task.type == "label"):
+            raise ValueError(
+                f"quality.metric {self.metric} does not go with a task of type {self.task.type}"
+            )
+        return self
+
+    @property
+    def metric(self) -> Metric:
+        """What agreement with full depth is measured by."""
+        default: Metric = "label" if self.task.type == "label" else "token"
+        return (self.quality.metric if self.quality else None) or default
 
     @property
     def model(self) -> str:

@@ -16,8 +16,10 @@ class Totals:
 
     `decode_tokens` over `decode_steps` is the mean batch; `largest_batch` the largest.
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
-    at, `labels` rows by label, `seconds` wall time by phase: read (and render), prefill, decode,
-    write (building and encoding the part). `engines` lists each engine that took part, once.
+    at, `labels` rows by label, `stages` rows by the stage of the policy where they left,
+    `audited_agreement` sums up that of the `audited_rows`, `seconds` wall time by phase: read (and
+    render), prefill, decode, write (building and encoding the part). `engines` lists each engine
+    that took part, once.
     """
 
     rows: int = 0
@@ -30,6 +32,9 @@ class Totals:
     finish_reasons: Counter[str] = field(default_factory=Counter)
     exit_histogram: Counter[int] = field(default_factory=Counter)
     labels: Counter[str] = field(default_factory=Counter)
+    stages: Counter[int] = field(default_factory=Counter)
+    audited_rows: int = 0
+    audited_agreement: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     engines: list[EngineFacts] = field(default_factory=list)
 
@@ -46,6 +51,10 @@ class Totals:
                 totals.errors[generation.error.code.value] += 1
             if generation.exit is not None:
                 totals.exit_histogram.update(generation.exit.token_layers)
+                totals.stages[generation.exit.stage] += 1
+                if generation.exit.agreement is not None:
+                    totals.audited_rows += 1
+                    totals.audited_agreement += generation.exit.agreement
             if generation.label is not None:
                 totals.labels[generation.label] += 1
         return totals
@@ -77,6 +86,9 @@ class Totals:
         self.finish_reasons.update(other.finish_reasons)
         self.exit_histogram.update(other.exit_histogram)
         self.labels.update(other.labels)
+        self.stages.update(other.stages)
+        self.audited_rows += other.audited_rows
+        self.audited_agreement += other.audited_agreement
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.engines += [engine for engine in other.engines if engine not in self.engines]
@@ -95,6 +107,9 @@ class Totals:
             "finish_reasons": dict(self.finish_reasons),
             "exit_histogram": {str(k): v for k, v in sorted(self.exit_histogram.items())},
             "labels": dict(self.labels),
+            "stages": {str(k): v for k, v in sorted(self.stages.items())},
+            "audited_rows": self.audited_rows,
+            "audited_agreement": self.audited_agreement,
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "engines": [asdict(engine) for engine in self.engines],
         }
@@ -106,6 +121,7 @@ class Totals:
         fields["errors"] = Counter(data["errors"])
         fields["finish_reasons"] = Counter(data["finish_reasons"])
         fields["labels"] = Counter(data.get("labels", {}))  # parts of before there were labels
+        fields["stages"] = Counter({int(k): v for k, v in data.get("stages", {}).items()})
         fields["exit_histogram"] = Counter({int(k): v for k, v in data["exit_histogram"].items()})
         fields["engines"] = [EngineFacts(**engine) for engine in data["engines"]]
         return cls(**fields)

@@ -171,6 +171,24 @@ class OutputFolder:
             sweep(self.path)
             remove_if_empty(self.path)
 
+    def read_note(self, name: str) -> str | None:
+        """Return the text of a file beside the parts, or None if there is none."""
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return None
+
+    def publish_note(self, name: str, text: str) -> bool:
+        """Write a file beside the parts; return False if another was first.
+
+        Raises:
+            WriteError: writing failed; nothing is visible.
+            CommitRefused: the job was stopped.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        content = text.encode()
+        return publish(self.path / name, lambda file: _write(file, content), confirm=self._confirm)
+
     def created(self) -> datetime | None:
         """Return when the job that the folder holds first began."""
         found = self.read_record()
@@ -236,6 +254,10 @@ class OutputFolder:
                 fix="delete that file and run the same command again; its shard will be redone",
             ) from None
         return totals
+
+
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
 
 
 def _read_note(path: Path) -> dict[str, Any]:

@@ -130,9 +130,8 @@ def _exit(generation: Generation) -> dict[str, object] | None:
         "token_confidences": confidences,
         "mean_confidence": sum(confidences) / len(confidences),
         "min_confidence": min(confidences),
-        # what no policy decided yet has no value to report
-        "breaches": None,
-        "stage": 0,
-        "audited": False,
-        "agreement": None,
+        "breaches": record.breaches,
+        "stage": record.stage,
+        "audited": record.audited,
+        "agreement": record.agreement,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from helios_batch.engine.backbone import Backbone
 from helios_batch.engine.device import Resources
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.labeling import Labeler
@@ -17,13 +18,9 @@ from helios_batch.engine.scheduler import PrefillStep, Scheduler
 from helios_batch.engine.sequence import Sequence as RunningSequence
 from helios_batch.engine.sequence import cut_at_stop
 from helios_batch.engine.slots import SlotAllocator, capacity_class
-from helios_batch.models.checkpoint import Checkpoint
-from helios_batch.models.decoder import Decoder
 from helios_batch.models.exits.file import ExitFile, exit_kind, exit_shape
-from helios_batch.models.exits.load import load_exit
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
-from helios_batch.models.weights import GreedyLoader
 from helios_batch.records import (
     EngineFacts,
     EngineStats,
@@ -49,7 +46,7 @@ class _Call:
 
 
 class Engine:
-    """One model at one depth on one device.
+    """One model at one depth at a time on one device.
 
     Args:
         model: the model's folder.
@@ -81,38 +78,56 @@ class Engine:
         self.shape = StepShape(max_batch=resources.max_batch)
         self._exit_file = exit_file
         self._confidence: Confidence = confidence
-        self.plan = self._plan(depth, sequence_tokens)
+        self.plan = self._plan(depth, sequence_tokens, exit_file)
         self.stats = EngineStats()
         self.tokenizer = tokenizer
-        with Checkpoint(model.path) as checkpoint:
-            names = model.architecture.tensor_names
-            loader = GreedyLoader(
-                model.config, names, checkpoint, resources.dtype, resources.device
-            )
-            weights, exit_weights = loader.load(depth), None
-            if exit_file is not None:
-                exit_weights = load_exit(exit_file, model.config, loader, weights)
-            self._decoder = Decoder(model.config, weights, exit_weights)
-            self.facts = EngineFacts(
-                model=model.name,
-                num_layers=model.config.num_layers,
-                layers_loaded=depth,
-                layers_run=len(self._decoder.kinds),
-                exit=exit_kind(model, depth, exit_file),
-                device=str(resources.device),
-                dtype=str(resources.dtype).removeprefix("torch."),
-                weight_bytes_loaded=checkpoint.bytes_read,
-                weight_bytes_left=checkpoint.total_bytes - checkpoint.bytes_read,
-                memory_budget=resources.memory,
-                batch_limit=self.plan.batch_size,
-            )
+        self._backbone = Backbone(model, resources)
+        self._decoder = self._backbone.at(depth, exit_file)
+        read, stored = self._backbone.bytes_read, self._backbone.bytes_stored
+        self.facts = EngineFacts(
+            model=model.name,
+            num_layers=model.config.num_layers,
+            layers_loaded=depth,
+            layers_run=len(self._decoder.kinds),
+            exit=exit_kind(model, depth, exit_file),
+            device=str(resources.device),
+            dtype=str(resources.dtype).removeprefix("torch."),
+            weight_bytes_loaded=read,
+            weight_bytes_left=stored - read,
+            memory_budget=resources.memory,
+            batch_limit=self.plan.batch_size,
+        )
         self._cache = self._new_cache()
 
-    def _plan(self, depth: int, sequence_tokens: int) -> MemoryPlan:
+    def _plan(self, depth: int, sequence_tokens: int, exit_file: ExitFile | None) -> MemoryPlan:
         resources, config = self._resources, self.model.config
         itemsize, budget = resources.dtype.itemsize, resources.memory
-        extra = exit_shape(self._exit_file)
+        extra = exit_shape(exit_file)
         return plan_memory(config, depth, itemsize, budget, self.shape, sequence_tokens, extra)
+
+    def move_to(self, depth: int, exit_file: ExitFile | None = None) -> None:
+        """Let tokens leave at another depth: load the layers that lack, drop those not needed.
+
+        The memory that this frees or takes is the KV cache's.
+
+        Raises:
+            ModelError: the weights can't be read.
+            ResourceError: the budget does not hold the depth; the engine is as before.
+        """
+        if depth == self.depth and exit_file == self._exit_file:
+            return
+        plan = self._plan(depth, self.plan.sequence_tokens, exit_file)
+        del self._cache
+        self._decoder = self._backbone.at(depth, exit_file)
+        self.plan, self._exit_file = plan, exit_file
+        self.facts = replace(
+            self.facts,
+            layers_loaded=depth,
+            layers_run=len(self._decoder.kinds),
+            exit=exit_kind(self.model, depth, exit_file),
+            batch_limit=plan.batch_size,
+        )
+        self._cache = self._new_cache()
 
     def adopt(self, tokenizer: Tokenizer, sequence_tokens: int) -> None:
         """Serve another job of this model: the weights stay, the KV cache is planned anew.
@@ -120,7 +135,7 @@ class Engine:
         Raises:
             ResourceError: the budget is too small for the job's sequences; the engine is as before.
         """
-        plan = self._plan(self.depth, sequence_tokens)
+        plan = self._plan(self.depth, sequence_tokens, self._exit_file)
         self.tokenizer = tokenizer
         self.facts = replace(self.facts, batch_limit=plan.batch_size)
         moved, self.plan = plan.kv_tokens != self.plan.kv_tokens, plan

@@ -42,7 +42,9 @@ class WarmEngine:
             UsageError: the model can't be loaded here.
         """
         exit_digest = job.exit_file.digest if job.exit_file else ""
-        model = (job.model.digest, job.depth, exit_digest, job.spec.exits.confidence)
+        # a policy is one job's own
+        policy = job.fingerprint if job.spec.depth == "auto" else ""
+        model = (job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy)
         resources = job.spec.resources
         if self._engine is None or (*model, resources) not in self._fits:
             self._engine = None  # the old weights go before the new ones come

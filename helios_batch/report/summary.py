@@ -10,14 +10,22 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from helios_batch.helios.policy import Policy
 from helios_batch.records import EngineFacts
 from helios_batch.report.facts import exit_text, facts_table
+from helios_batch.report.policy import policy_facts
 from helios_batch.totals import Totals
 
 _LABELS_SHOWN = 10
 
 
-def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds: float) -> Table:
+def summary_table(
+    totals: Totals,
+    output: Path,
+    resumed_rows: int,
+    wall_seconds: float,
+    policy: Policy | None = None,
+) -> Table:
     """Return the summary of a job; rates and phases are those of all its parts."""
     errors = ", ".join(f"{code} {count}" for code, count in totals.errors.most_common())
     exits = ", ".join(f"layer {k}: {v:,}" for k, v in sorted(totals.exit_histogram.items()))
@@ -37,6 +45,8 @@ def summary_table(totals: Totals, output: Path, resumed_rows: int, wall_seconds:
     }
     if totals.labels:
         facts["labels"] = _labels(totals)
+    if policy is not None:
+        facts |= policy_facts(policy, totals)
     return facts_table("Summary", facts)
 
 

@@ -181,3 +181,24 @@ def test_damaged_exits_are_refused(model: Path) -> None:
     write_exit(path, metadata(model, 3, "bridge", tail=(1,)), good)
     with pytest.raises(ModelError, match="tail"):
         find_exits(folder)
+
+
+def test_an_engine_that_moves_is_the_engine_of_that_depth(model: Path) -> None:
+    """Deepened or cut off, in any order, it gives exactly what one loaded there gives; what an
+    exit changes in the loaded layers is undone, and what does not fit is refused unharmed."""
+    add_exit(model, "bridge", 2, (3,))
+    add_exit(model, "layer:1", 1)
+    exits = find_exits(open_model(str(model)))
+    fresh = {depth: make_engine(model, depth, exit_file=exits.get(depth)) for depth in (1, 2, 3, 4)}
+    expected = {d: engine.generate(prompts(*TEXTS), GREEDY) for d, engine in fresh.items()}
+    moving = make_engine(model, 2, exit_file=exits[2])
+    for depth in (2, 4, 1, 3, 2, 1, 4):
+        moving.move_to(depth, exits.get(depth))
+        assert moving.generate(prompts(*TEXTS), GREEDY) == expected[depth], depth
+        assert moving.facts.layers_run == fresh[depth].facts.layers_run
+        assert moving.plan == fresh[depth].plan
+    needed = fresh[2].plan.weights + fresh[2].plan.activations + 64 * fresh[2].plan.kv_per_token
+    tight = make_engine(model, 2, exit_file=exits[2], memory=needed)
+    with pytest.raises(ResourceError, match="at 4 layers"):
+        tight.move_to(4)
+    assert tight.generate(prompts(*TEXTS), GREEDY) == expected[2]

@@ -93,3 +93,27 @@ def test_labels_go_through_the_queue(fleet: Fleet) -> None:
         assert (row["label"], row["label_probability"]) == ("io", {"io": 0.5, "math": 0.5})
     record = json.loads((fleet.folder / "job" / "out" / "_job.json").read_text())
     assert record["totals"]["labels"] == {"io": 6}
+
+
+def test_workers_follow_one_policy(real_fleet: Fleet) -> None:
+    """With `depth: auto` two workers may both calibrate; the first to publish decides for both."""
+    fleet, quality = real_fleet, {"min_agreement": 0.5, "confidence": 0.8, "calibration_rows": 40}
+    spec = fleet.spec(
+        rows=160,
+        per_shard=20,
+        model="helios-nano-docs",
+        depth="auto",
+        quality=quality,
+        sampling={"max_tokens": 4},
+    )
+    job_id = fleet.submit(spec)
+    fleet.worker("--threads", "1")
+    fleet.worker("--threads", "1")
+    fleet.wait_for_status(job_id, "done")
+    fleet.check_whole(160)
+    policy = json.loads((fleet.folder / "job" / "out" / "_job.json").read_text())["policy"]
+    for row in fleet.rows("job"):
+        exit_ = row["exit"]
+        assert exit_["layers_loaded"] == policy["depths"][exit_["stage"]]
+        if exit_["stage"] < len(policy["depths"]) - 1:
+            assert exit_["mean_confidence"] >= policy["threshold"]

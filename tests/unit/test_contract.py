@@ -1,0 +1,130 @@
+"""The quality contract keeps its promise over many jobs of known truth, up to chance."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import beta, binom, binomtest
+
+from helios_batch.helios.audit import Audit
+from helios_batch.helios.bounds import (
+    binomial_p_value,
+    hoeffding_bentkus_p_value,
+    mean_interval,
+    share_interval,
+)
+from helios_batch.helios.calibrate import boldest
+from helios_batch.helios.cascade import Observed, cheapest, outcomes
+
+JOBS = 400
+SEED = 20241
+
+
+def test_p_values_and_intervals_are_the_textbooks() -> None:
+    """Against scipy's distributions; the bounded one is never under the exact one for 0/1."""
+    for failures, rows, bound in [(0, 59, 0.05), (3, 200, 0.05), (20, 100, 0.1)]:
+        exact = binom.cdf(failures, rows, bound)
+        assert binomial_p_value(failures, rows, bound) == pytest.approx(exact)
+        assert hoeffding_bentkus_p_value(failures / rows, rows, bound) >= exact
+        low, high = share_interval(failures, rows, 0.9)
+        assert high == pytest.approx(beta.ppf(0.95, failures + 1, rows - failures))
+        assert low == (
+            pytest.approx(beta.ppf(0.05, failures, rows - failures + 1), nan_ok=True)
+            if failures
+            else 0
+        )
+        wide = mean_interval(failures / rows, rows, 0.9)
+        assert wide.low <= low
+        assert wide.high >= high
+    assert share_interval(0, 0, 0.9) == (0, 1)
+    assert hoeffding_bentkus_p_value(0.0, 0, 0.1) == 1
+
+
+def job(draw: np.random.Generator, rows: int, kind: str) -> Observed:
+    """Rows of a made-up job: two early stages and the last one, which is the reference.
+
+    `calibrated`: a confidence is the chance to agree; `over`: it is far too high; `none`: it tells
+    nothing; `adverse`: the surer, the worse; `tokens`: losses between 0 and 1.
+    """
+    chances = np.stack([draw.beta(4, 1, rows), draw.beta(8, 1, rows)])
+    wrong = (draw.random((2, rows)) > chances).astype(float)
+    confidences = {
+        "calibrated": chances,
+        "over": chances**0.2,
+        "none": draw.random((2, rows)),
+        "adverse": 1 - chances,
+        "tokens": chances,
+    }[kind]
+    losses = wrong * (draw.random((2, rows)) if kind == "tokens" else 1)
+    return Observed(
+        np.array([1.0, 1.6, 3.0]),
+        np.vstack([confidences, np.ones(rows)]),
+        np.vstack([losses, np.zeros(rows)]),
+    )
+
+
+@pytest.mark.parametrize("kind", ["calibrated", "over", "none", "adverse", "tokens"])
+@pytest.mark.parametrize(("rows", "bound"), [(60, 0.1), (250, 0.05), (250, 0.2)])
+def test_broken_promises_are_as_rare_as_promised(kind: str, rows: int, bound: float) -> None:
+    """Of 6,000 jobs, no more break the bound than the confidence allows, up to chance.
+
+    A job's rows are its population: what counts is the mean loss over them, the calibrated ones,
+    which come from the last stage, left out.
+    """
+    draw = np.random.default_rng([SEED, rows, int(bound * 100)])
+    truth = job(draw, 50_000, kind)
+    picked, broken, deep, expected = draw.integers(0, truth.rows, (JOBS, 2, rows)), 0, 0, 0.0
+    stages = cheapest(truth.part(picked[0, 0]), bound).stages
+    risks = outcomes(truth, stages).losses.mean(axis=1)
+    for _, calibrate in picked:
+        losses = outcomes(truth.part(calibrate), stages).losses
+        passed = boldest(losses, bound, 0.9, "probability")
+        broken += bool(passed) and risks[passed - 1] > bound
+        deep += passed <= 1
+        controlled = boldest(losses, bound, 0.9, "expectation")
+        expected += risks[controlled - 1] if controlled else 0.0
+    print(f"seed {SEED}: {broken} of {JOBS} broken, {deep} at full depth, {expected / JOBS:.4f}")
+    assert binomtest(broken, JOBS, 0.1, alternative="greater").pvalue > 1e-3
+    assert expected / JOBS <= bound * 1.02
+    if kind == "calibrated" and rows == 250:
+        assert deep < JOBS / 10, "a contract that never lets go of full depth is no use"
+
+
+@given(st.data())
+def test_no_cascade_is_dearer_than_a_single_stage(data: st.DataObject) -> None:
+    """The chosen cascade keeps the bound on its rows, and no stage alone that does is cheaper."""
+    rows, stages = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+    shares = st.lists(st.floats(0, 1), min_size=rows, max_size=rows)
+    tables = [data.draw(st.lists(shares, min_size=stages, max_size=stages)) for _ in range(2)]
+    costs = data.draw(st.lists(st.floats(0.01, 9), min_size=stages, max_size=stages))
+    tables[1][-1] = [0.0] * rows
+    observed = Observed(np.array(sorted(costs)), np.array(tables[0]), np.array(tables[1]))
+    bound = data.draw(st.floats(0, 1))
+    best = cheapest(observed, bound)
+    found = outcomes(observed, best.stages)
+    place = found.cascades.index(best)
+    assert found.losses[place].mean() <= bound
+    assert found.kept.sum(axis=1) == pytest.approx(1)
+    for stage in range(stages):
+        if observed.losses[stage].mean() <= bound:
+            assert found.costs[place] <= observed.costs[stage] + 1e-9
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.05])
+def test_false_alarms_of_the_audit_are_rare(rate: float) -> None:
+    """A job that keeps the bound is seldom accused, one that breaks it by far nearly always."""
+    draw = np.random.default_rng(SEED)
+    alarms = sum(_accused(draw.random(300) < rate, 0.05) for _ in range(500))
+    assert binomtest(alarms, 500, 0.05, alternative="greater").pvalue > 1e-3
+    assert sum(_accused(draw.random(300) < 0.2, 0.05) for _ in range(100)) > 95
+
+
+def _accused(losses: np.ndarray, bound: float) -> bool:
+    audit = Audit(bound, 0.05)
+    for loss in losses:
+        audit.add(float(loss))
+        if audit.violated:
+            return True
+    return False
