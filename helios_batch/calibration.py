@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,7 +13,14 @@ from helios_batch.data.reader import RowReader
 from helios_batch.engine.engine import Engine
 from helios_batch.helios.agreement import agreement, row_confidence
 from helios_batch.helios.cascade import Observed
-from helios_batch.helios.policy import decide, full_depth, least_rows
+from helios_batch.helios.policy import (
+    CHOOSING_SHARE,
+    DepthFacts,
+    choose,
+    decide,
+    full_depth,
+    least_rows,
+)
 from helios_batch.job import Job
 from helios_batch.policy_file import Calibration, publish_calibration, read_calibration
 from helios_batch.records import Generation, Prompt
@@ -39,34 +48,71 @@ def calibrated(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
 def _calibrate(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
     """Run random rows of the job at each depth, and decide."""
     depths, rows = job.stage_depths, job.table.rows
+
+    def fall_back(reason: str, answers: tuple[Generation, ...] = ()) -> Calibration:
+        policy = full_depth(depths[-1], quality, len(answers), f"full depth: {reason}")
+        return Calibration(job.fingerprint, replace(policy, by_depth=facts), answers)
+
+    facts: tuple[DepthFacts, ...] = ()
     count = min(quality.calibration_rows, int(rows * _LARGEST_SHARE))
     least = least_rows(quality)
     if count < least:
-        reason = (
-            f"full depth: {count} rows to calibrate on (at most {quality.calibration_rows}, and a "
+        return fall_back(
+            f"{count} rows to calibrate on (at most {quality.calibration_rows}, and a "
             f"quarter of the {rows:,}) show nothing; an agreement of {quality.min_agreement:.1%} "
             f"takes {least} at the least"
         )
-        policy = full_depth(depths[-1], quality, 0, reason)
-        return Calibration(job.fingerprint, policy, ())
     prompts = _drawn(job, count)
+    chosen_on = int(len(prompts) * CHOOSING_SHARE)
+    looked = _observe(job, engine, prompts[:chosen_on], depths)
+    if not looked.answers:
+        return fall_back("none of the rows drawn to calibrate on can be run")
+    facts = tuple(
+        DepthFacts(depth, float(seconds), float(1 - losses.mean()))
+        for depth, seconds, losses in zip(
+            depths, looked.observed.costs, looked.observed.losses, strict=True
+        )
+    )
+    stages = choose(depths, looked.observed, quality)
+    if len(stages) == 1:
+        promised = f"an agreement of {quality.min_agreement:.1%}"
+        return fall_back(f"no shallower depth keeps {promised} and is cheaper", looked.answers)
+    tested = _observe(job, engine, prompts[chosen_on:], stages)
+    answers = looked.answers + tested.answers
+    if not tested.answers:
+        return fall_back("too few of the rows drawn to calibrate on can be run", answers)
+    policy = decide(stages, tested.observed, quality, len(answers), facts)
+    return Calibration(job.fingerprint, policy, answers)
+
+
+class _Seen(NamedTuple):
+    """What each depth said of some rows, and full depth's generations of them."""
+
+    observed: Observed
+    answers: tuple[Generation, ...]
+
+
+def _observe(job: Job, engine: Engine, prompts: Sequence[Prompt], depths: tuple[int, ...]) -> _Seen:
+    """Run prompts at each depth; those that fail at one of them are left out."""
     costs: list[float] = []
     by_depth: list[list[Generation]] = []
-    for depth in reversed(depths):  # the engine comes at full depth, and leaves at the shallowest
+    for depth in depths:
         engine.move_to(depth, job.exits.get(depth))
-        by_depth.insert(0, _answers(job, engine, prompts))
+        by_depth.append(_answers(job, engine, prompts))
         spent = engine.stats.prefill_seconds + engine.stats.decode_seconds
-        costs.insert(0, spent / max(1, len(prompts)))
-    whole = [
+        costs.append(spent / max(1, len(prompts)))
+    rows = [
         row for row in range(len(prompts)) if all(found[row].error is None for found in by_depth)
     ]
-    if len(whole) < least:
-        reason = f"full depth: only {len(whole)} of the {count} rows drawn can be run"
-        policy = full_depth(depths[-1], quality, len(whole), reason)
-    else:
-        policy = decide(depths, _observed(job, costs, by_depth, whole), quality)
-    answers = tuple(by_depth[-1][row] for row in whole)
-    return Calibration(job.fingerprint, policy, answers)
+    reference, metric = by_depth[-1], job.spec.metric
+    observed = Observed(
+        costs=np.array(costs),
+        confidences=np.array([[row_confidence(found[r]) for r in rows] for found in by_depth]),
+        losses=np.array(
+            [[1 - agreement(found[r], reference[r], metric) for r in rows] for found in by_depth]
+        ),
+    )
+    return _Seen(observed, tuple(reference[row] for row in rows))
 
 
 def _drawn(job: Job, count: int) -> list[Prompt]:
@@ -84,16 +130,3 @@ def _answers(job: Job, engine: Engine, prompts: Sequence[Prompt]) -> list[Genera
     if task.type == "label":
         return engine.label(prompts, task.choices)
     return engine.generate(prompts, job.spec.sampling)
-
-
-def _observed(
-    job: Job, costs: Sequence[float], by_depth: Sequence[Sequence[Generation]], rows: Sequence[int]
-) -> Observed:
-    reference, metric = by_depth[-1], job.spec.metric
-    return Observed(
-        costs=np.array(costs),
-        confidences=np.array([[row_confidence(found[r]) for r in rows] for found in by_depth]),
-        losses=np.array(
-            [[1 - agreement(found[r], reference[r], metric) for r in rows] for found in by_depth]
-        ),
-    )

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from helios_batch.helios.bounds import mean_interval
 from helios_batch.helios.calibrate import boldest
-from helios_batch.helios.cascade import Cascade, Observed, cheapest, outcomes
+from helios_batch.helios.cascade import Observed, cheapest, outcomes
 from helios_batch.spec_quality import QualitySpec
 
-_CHOOSING_SHARE = 1 / 3
+CHOOSING_SHARE = 1 / 3
+"""Share of the calibrated rows that the stages are chosen on; the others test the threshold."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class Policy:
         rows: that were calibrated on.
         reason: why it is this policy, for people.
         seconds: expected of a row; `full_seconds` is that of full depth.
-        agreement: expected of the rows, by the half that the thresholds were not chosen on;
+        agreement: expected of the rows, by those that the threshold was tested on;
             `agreement_low` and `agreement_high` are its 95 % interval.
         kept: expected share of rows that leave at each depth.
         by_depth: what each depth that was looked at showed.
@@ -72,7 +71,7 @@ def least_rows(quality: QualitySpec) -> int:
         testing = math.ceil(math.log(1 - quality.confidence) / math.log(1 - bound))
     else:
         testing = math.ceil(1 / bound) - 1
-    return math.ceil(testing / (1 - _CHOOSING_SHARE)) + 1
+    return math.ceil(testing / (1 - CHOOSING_SHARE)) + 1
 
 
 def full_depth(depth: int, quality: QualitySpec, rows: int, reason: str) -> Policy:
@@ -80,53 +79,55 @@ def full_depth(depth: int, quality: QualitySpec, rows: int, reason: str) -> Poli
     return Policy((depth,), 2.0, quality.min_agreement, quality.confidence, rows, reason)
 
 
-def decide(depths: tuple[int, ...], observed: Observed, quality: QualitySpec) -> Policy:
-    """Choose a cascade on one part of the rows, and calibrate its threshold on the others.
+def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> tuple[int, ...]:
+    """Return the depths of the cheapest cascade that keeps the bound on the rows looked at.
 
     Args:
         depths: of the observed stages, full depth last.
-        observed: rows in random order.
+        looked: rows that the cascade's threshold is not tested on.
         quality: what is promised.
     """
+    return tuple(depths[stage] for stage in cheapest(looked, 1 - quality.min_agreement).stages)
+
+
+def decide(
+    depths: tuple[int, ...],
+    tested: Observed,
+    quality: QualitySpec,
+    rows: int,
+    by_depth: tuple[DepthFacts, ...],
+) -> Policy:
+    """Return the boldest cascade over some depths that is shown to keep the promise.
+
+    Args:
+        depths: of the cascade and of the observed stages, full depth last.
+        tested: rows that the depths were not chosen on.
+        quality: what is promised.
+        rows: calibrated in all.
+        by_depth: what each depth that was looked at showed.
+    """
+    found = outcomes(tested, range(len(depths)))
     bound = 1 - quality.min_agreement
-    chosen = max(1, int(observed.rows * _CHOOSING_SHARE))
-    order = np.arange(observed.rows)
-    looked, tested = observed.part(order[:chosen]), observed.part(order[chosen:])
-    by_depth = tuple(
-        DepthFacts(depth, float(seconds), float(1 - losses.mean()))
-        for depth, seconds, losses in zip(depths, observed.costs, observed.losses, strict=True)
-    )
-    full = full_depth(depths[-1], quality, observed.rows, "")
-    seconds = float(observed.costs[-1])
-    stages = cheapest(looked, bound).stages
-    found = outcomes(tested, stages)
     passed = boldest(found.losses, bound, quality.confidence, quality.guarantee)
     promised = f"an agreement of {quality.min_agreement:.1%}"
-    if stages == (observed.last,):
-        reason = f"full depth: no shallower stage keeps {promised} and is cheaper"
-    elif passed <= 1:
+    if passed <= 1:
         reason = f"full depth: {promised} could not be shown for any threshold"
-    else:
-        place = passed - 1
-        cascade: Cascade = found.cascades[place]
-        agreement = 1 - float(found.losses[place].mean())
-        interval = mean_interval(agreement, tested.rows, 0.95)
-        return Policy(
-            depths=tuple(depths[stage] for stage in cascade.stages),
-            threshold=cascade.threshold,
-            min_agreement=quality.min_agreement,
-            confidence=quality.confidence,
-            rows=observed.rows,
-            reason=f"the cheapest stages that keep {promised}",
-            seconds=float(found.costs[place]),
-            full_seconds=seconds,
-            agreement=agreement,
-            agreement_low=interval.low,
-            agreement_high=interval.high,
-            kept=tuple(map(float, found.kept[place])),
-            by_depth=by_depth,
-        )
+        return replace(full_depth(depths[-1], quality, rows, reason), by_depth=by_depth)
+    place = passed - 1
+    agreement = 1 - float(found.losses[place].mean())
+    interval = mean_interval(agreement, tested.rows, 0.95)
     return Policy(
-        **{**vars(full), "reason": reason, "by_depth": by_depth}
-        | {"seconds": seconds, "full_seconds": seconds}
+        depths=depths,
+        threshold=found.cascades[place].threshold,
+        min_agreement=quality.min_agreement,
+        confidence=quality.confidence,
+        rows=rows,
+        reason=f"the cheapest stages that keep {promised}",
+        seconds=float(found.costs[place]),
+        full_seconds=float(tested.costs[-1]),
+        agreement=agreement,
+        agreement_low=interval.low,
+        agreement_high=interval.high,
+        kept=tuple(map(float, found.kept[place])),
+        by_depth=by_depth,
     )

@@ -144,3 +144,13 @@ def test_token_agreement_counts_places() -> None:
     assert token_agreement([1, 2, 3], [1, 2]) == pytest.approx(2 / 3)
     assert token_agreement([1, 5], [1, 2]) == 0.5
     assert token_agreement([], []) == 1
+
+
+def test_a_job_of_bad_rows_still_ends(cli: Run, tmp_path: Path) -> None:
+    """Where no row can be run there is nothing to calibrate on, and each row has its error."""
+    spec = auto(tmp_path, [""] * 80, quality={"min_agreement": 0.5, "calibration_rows": 20})
+    ended = cli("run", spec)
+    assert ended.status == 0, ended.err
+    policy = json.loads((tmp_path / "out" / "_job.json").read_text())["policy"]
+    assert "can be run" in policy["reason"]
+    assert [row["error"]["code"] for row in rows(tmp_path)] == ["empty_prompt"] * 80
