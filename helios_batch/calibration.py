@@ -27,6 +27,7 @@ from helios_batch.records import Generation, Prompt
 from helios_batch.spec_quality import QualitySpec
 
 _LARGEST_SHARE = 0.25
+_WARM_UP_ROWS = 16
 
 
 def calibrated(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
@@ -63,6 +64,7 @@ def _calibrate(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
             f"takes {least} at the least"
         )
     prompts = _drawn(job, count)
+    _answers(job, engine, prompts[:_WARM_UP_ROWS])  # what a first call sets up is no row's cost
     chosen_on = int(len(prompts) * CHOOSING_SHARE)
     looked = _observe(job, engine, prompts[:chosen_on], depths)
     if not looked.answers:
