@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -16,17 +17,18 @@ from helios_batch.helios.cascade import Observed
 from helios_batch.helios.policy import (
     CHOOSING_SHARE,
     DepthFacts,
+    Policy,
     choose,
     decide,
     full_depth,
-    least_rows,
+    rows_to_draw,
+    too_small,
 )
 from helios_batch.job import Job
 from helios_batch.policy_file import Calibration, publish_calibration, read_calibration
 from helios_batch.records import Generation, Prompt
 from helios_batch.spec_quality import QualitySpec
 
-_LARGEST_SHARE = 0.25
 _WARM_UP_ROWS = 16
 
 
@@ -34,57 +36,61 @@ def calibrated(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
     """Return the job's calibration: the one in its output folder, or a new one put there.
 
     Args:
-        job: the job.
-        engine: at full depth; it is left at another.
+        job: the job; its output folder is made its own.
+        engine: at full depth, and so when this returns.
         quality: what the job promises.
 
     Raises:
-        OutputError: the folder holds the policy of another job, or an unreadable one.
+        OutputError: the folder is another job's, or holds an unreadable policy.
         WriteError: the policy can't be written.
     """
     found = read_calibration(job.output, job.fingerprint)
-    return found or publish_calibration(job.output, _calibrate(job, engine, quality))
+    if found is None:
+        job.output.claim(job.record())
+        found = publish_calibration(job.output, _calibrate(job, engine, quality))
+        engine.move_to(job.depth)
+    return found
 
 
 def _calibrate(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
     """Run random rows of the job at each depth, and decide."""
-    depths, rows = job.stage_depths, job.table.rows
-
-    def fall_back(reason: str, answers: tuple[Generation, ...] = ()) -> Calibration:
-        policy = full_depth(depths[-1], quality, len(answers), f"full depth: {reason}")
-        return Calibration(job.fingerprint, replace(policy, by_depth=facts), answers)
-
+    rows, metric, dtype = job.table.rows, job.spec.metric, engine.facts.dtype
+    depths = tuple(d for d in job.stage_depths if engine.holds(d, job.exits.get(d)))
+    left_out = sorted(set(job.stage_depths) - set(depths))
+    note = f"; resources.memory does not hold depths {left_out}" if left_out else ""
+    answers: tuple[Generation, ...] = ()
     facts: tuple[DepthFacts, ...] = ()
-    count = min(quality.calibration_rows, int(rows * _LARGEST_SHARE))
-    least = least_rows(quality)
-    if count < least:
-        return fall_back(
-            f"{count} rows to calibrate on (at most {quality.calibration_rows}, and a "
-            f"quarter of the {rows:,}) show nothing; an agreement of {quality.min_agreement:.1%} "
-            f"takes {least} at the least"
-        )
-    prompts = _drawn(job, count)
+
+    def made(policy: Policy) -> Calibration:
+        told = replace(policy, reason=policy.reason + note, rows=len(answers), by_depth=facts)
+        return Calibration(job.fingerprint, dtype, told, answers)
+
+    def fall_back(reason: str) -> Calibration:
+        return made(full_depth(depths[-1], quality, metric, 0, reason))
+
+    if (reason := too_small(rows, quality)) is not None:
+        return fall_back(reason)
+    prompts = _drawn(job, rows_to_draw(rows, quality))
     _answers(job, engine, prompts[:_WARM_UP_ROWS])  # what a first call sets up is no row's cost
     chosen_on = int(len(prompts) * CHOOSING_SHARE)
     looked = _observe(job, engine, prompts[:chosen_on], depths)
-    if not looked.answers:
+    if not looked.observed.rows:
         return fall_back("none of the rows drawn to calibrate on can be run")
-    facts = tuple(
-        DepthFacts(depth, float(seconds), float(1 - losses.mean()))
-        for depth, seconds, losses in zip(
-            depths, looked.observed.costs, looked.observed.losses, strict=True
-        )
-    )
+    answers, facts = looked.answers, _facts(depths, looked.observed)
     stages = choose(depths, looked.observed, quality)
     if len(stages) == 1:
         promised = f"an agreement of {quality.min_agreement:.1%}"
-        return fall_back(f"no shallower depth keeps {promised} and is cheaper", looked.answers)
+        return fall_back(f"no shallower depth keeps {promised} and is cheaper")
     tested = _observe(job, engine, prompts[chosen_on:], stages)
     answers = looked.answers + tested.answers
-    if not tested.answers:
-        return fall_back("too few of the rows drawn to calibrate on can be run", answers)
-    policy = decide(stages, tested.observed, quality, len(answers), facts)
-    return Calibration(job.fingerprint, policy, answers)
+    if not tested.observed.rows:
+        return fall_back("too few of the rows drawn to calibrate on can be run")
+    return made(decide(stages, tested.observed, quality, metric))
+
+
+def _facts(depths: tuple[int, ...], observed: Observed) -> tuple[DepthFacts, ...]:
+    told = zip(depths, observed.costs.tolist(), observed.losses.mean(axis=1).tolist(), strict=True)
+    return tuple(DepthFacts(depth, seconds, 1 - loss) for depth, seconds, loss in told)
 
 
 class _Seen(NamedTuple):
@@ -95,26 +101,33 @@ class _Seen(NamedTuple):
 
 
 def _observe(job: Job, engine: Engine, prompts: Sequence[Prompt], depths: tuple[int, ...]) -> _Seen:
-    """Run prompts at each depth; those that fail at one of them are left out."""
+    """Run prompts at each depth; those that fail at all of them are left out.
+
+    A row that fails at full depth agrees with nothing that a shallower one says of it.
+    """
     costs: list[float] = []
+    loads: list[float] = []
     by_depth: list[list[Generation]] = []
     for depth in depths:
+        started = time.perf_counter()
         engine.move_to(depth, job.exits.get(depth))
+        loads.append((time.perf_counter() - started) / job.spec.output.rows_per_shard)
         by_depth.append(_answers(job, engine, prompts))
         spent = engine.stats.prefill_seconds + engine.stats.decode_seconds
         costs.append(spent / max(1, len(prompts)))
     rows = [
-        row for row in range(len(prompts)) if all(found[row].error is None for found in by_depth)
+        row for row in range(len(prompts)) if any(found[row].error is None for found in by_depth)
     ]
     reference, metric = by_depth[-1], job.spec.metric
     observed = Observed(
         costs=np.array(costs),
+        loads=np.array(loads),
         confidences=np.array([[row_confidence(found[r]) for r in rows] for found in by_depth]),
         losses=np.array(
             [[1 - agreement(found[r], reference[r], metric) for r in rows] for found in by_depth]
         ),
     )
-    return _Seen(observed, tuple(reference[row] for row in rows))
+    return _Seen(observed, tuple(reference[r] for r in rows if reference[r].error is None))
 
 
 def _drawn(job: Job, count: int) -> list[Prompt]:

@@ -87,7 +87,12 @@ def run(
         return
     _out.print(
         summary_table(
-            result.totals, result.output, result.resumed_rows, result.wall_seconds, job.policy
+            result.totals,
+            result.output,
+            result.resumed_rows,
+            result.wall_seconds,
+            job.policy,
+            job.broken,
         )
     )
     if show:

@@ -21,10 +21,11 @@ from helios_batch.data.schema import output_schema, passed_columns
 from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import OutputError, SpecError
+from helios_batch.helios.cascade import MOST_EARLY_STAGES
 from helios_batch.helios.policy import Policy
 from helios_batch.models.exits.file import ExitFile, exit_kind, find_exits
 from helios_batch.models.folder import ModelFolder, open_model
-from helios_batch.policy_file import read_calibration
+from helios_batch.policy_file import read_broken, read_calibration
 from helios_batch.shard import ShardContext
 from helios_batch.spec import JobSpec, digest
 
@@ -64,7 +65,10 @@ class Job:
         early = set(self.exits)
         if self.model.native_exits:
             early |= {max(1, layers * quarter // 4) for quarter in (1, 2, 3)}
-        return (*sorted(early - {layers}), layers)
+        found = sorted(early - {layers})
+        # of more than can be tried, some spread evenly
+        step = -(-len(found) // MOST_EARLY_STAGES) or 1
+        return (*found[::step], layers)
 
     @property
     def shards(self) -> ShardPlan:
@@ -142,12 +146,21 @@ class Job:
         found = read_calibration(self.output, self.fingerprint)
         return found.policy if found else None
 
+    @property
+    def broken(self) -> dict[str, Any] | None:
+        """What an audit found that broke the promise of `depth: auto`, if one did.
+
+        Raises:
+            OutputError: the output folder says it, and can't be read.
+        """
+        return read_broken(self.output)
+
     def _policy(self) -> dict[str, Any]:
         """Return what decides at which depth the rows run."""
         model: dict[str, Any] = {"model": self.model.name}
         if self.spec.depth == "auto":
             made = asdict(self.policy) if self.policy else {}
-            return model | {"decided_by": "calibration"} | made
+            return model | {"decided_by": "calibration", "broken": self.broken} | made
         kind = exit_kind(self.model, self.depth, self.exit_file)
         return model | {"depth": self.depth, "exit": kind, "decided_by": "spec"}
 

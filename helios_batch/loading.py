@@ -5,10 +5,27 @@ from __future__ import annotations
 from helios_batch.calibration import calibrated
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
+from helios_batch.errors import OutputError
+from helios_batch.helios.audit import Audit
 from helios_batch.job import Job
 from helios_batch.models.tokenizer import Tokenizer
+from helios_batch.policy_file import Calibration, publish_broken, read_broken, read_calibration
 from helios_batch.preflight import sample_prompts
+from helios_batch.spec import ResourceSpec
 from helios_batch.staged import StagedEngine
+
+
+class _FolderPromise:
+    """Keeps in a job's output folder that its promise is broken, so that all engines know."""
+
+    def __init__(self, job: Job) -> None:
+        self._output = job.output
+
+    def is_broken(self) -> bool:
+        return read_broken(self._output) is not None
+
+    def broke(self, audit: Audit) -> None:
+        publish_broken(self._output, audit.rows, audit.total / audit.rows)
 
 
 def load_engine(job: Job) -> Engine | StagedEngine:
@@ -20,30 +37,49 @@ def load_engine(job: Job) -> Engine | StagedEngine:
         ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
         SpecError: a choice begins another one, as the model's tokenizer cuts them.
         ResourceError: the device is not there, or memory is too small.
+        OutputError: the job's policy is unreadable, or was made in another dtype than is asked for.
     """
+    quality = job.spec.quality
+    if quality is None:
+        return _load(job, job.spec.resources)
+    known = read_calibration(job.output, job.fingerprint)
+    engine = _load(job, _in_dtype(job, known))
+    found = known or calibrated(job, engine, quality)
+    if found.dtype != engine.facts.dtype:
+        # another engine was first, in its own type
+        wanted = _in_dtype(job, found)
+        del engine
+        engine = _load(job, wanted)
+    answers = {answer.row: answer for answer in found.answers}
+    promise = _FolderPromise(job)
+    return StagedEngine(engine, job.exits, found.policy, quality.audit_fraction, answers, promise)
+
+
+def _in_dtype(job: Job, found: Calibration | None) -> ResourceSpec:
+    """Return the job's resources in the type that it was calibrated in."""
+    resources = job.spec.resources
+    if found is None or found.dtype == resources.dtype:
+        return resources
+    if resources.dtype != "auto":
+        raise OutputError(
+            f"the job was calibrated in {found.dtype}; this run would use {resources.dtype}",
+            where=str(job.output.path),
+            fix=f"set resources.dtype to {found.dtype}, or choose a new output folder",
+        )
+    return ResourceSpec.model_validate(resources.model_dump() | {"dtype": found.dtype})
+
+
+def _load(job: Job, resources: ResourceSpec) -> Engine:
     tokenizer = Tokenizer(job.model.path, job.created)
     tokens = sample_prompts(job, tokenizer).sequence_tokens
-    engine = Engine(
+    return Engine(
         job.model,
         tokenizer,
         job.depth,
-        resolve(job.spec.resources),
+        resolve(resources),
         tokens,
         job.exit_file,
         job.spec.exits.confidence,
-    )
-    return staged(engine, job)
-
-
-def staged(engine: Engine, job: Job) -> Engine | StagedEngine:
-    """Put an engine under its job's policy, if the job has one."""
-    quality = job.spec.quality
-    if quality is None:
-        return engine
-    found = calibrated(job, engine, quality)
-    answers = {answer.row: answer for answer in found.answers}
-    return StagedEngine(
-        engine, job.exits, found.policy, job.spec.metric, quality.audit_fraction, answers
     )
 
 

@@ -1,12 +1,14 @@
-"""`_policy.json`: a job's policy beside its parts, and the answers that it was made from.
+"""A job's policy beside its parts, as all that run its shards follow it.
 
-The first to publish it decides for all that run the job's shards.
+`_policy.json` holds the policy and the answers that it was made from, `_broken.json` that an audit
+has found its promise broken. The first to publish one of them decides.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,13 +18,18 @@ from helios_batch.helios.policy import Policy
 from helios_batch.records import Generation
 
 _NAME = "_policy.json"
+_BROKEN = "_broken.json"
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """A job's policy, and the generations at full depth of the rows it was calibrated on."""
+    """A job's policy, and the generations at full depth of the rows it was calibrated on.
+
+    `dtype` is the type that they were computed in, as the job's parts have to be.
+    """
 
     fingerprint: str
+    dtype: str
     policy: Policy
     answers: tuple[Generation, ...]
 
@@ -58,3 +65,30 @@ def publish_calibration(output: OutputFolder, made: Calibration) -> Calibration:
     """
     output.publish_note(_NAME, json.dumps(asdict(made)))
     return read_calibration(output, made.fingerprint) or made
+
+
+def read_broken(output: OutputFolder) -> dict[str, Any] | None:
+    """Return what an audit found that broke the promise, or None if none did.
+
+    Raises:
+        OutputError: it can't be read.
+    """
+    text = output.read_note(_BROKEN)
+    try:
+        found: dict[str, Any] | None = json.loads(text) if text else None
+    except ValueError as exc:
+        raise OutputError(
+            f"{_BROKEN} can't be read: {exc}",
+            where=str(output.path / _BROKEN),
+            fix="delete it; audits begin anew",
+        ) from None
+    return found
+
+
+def publish_broken(output: OutputFolder, rows: int, loss: float) -> None:
+    """Put it down that the audit of `rows` rows found a mean loss that breaks the promise.
+
+    Raises:
+        WriteError: it can't be written.
+    """
+    output.publish_note(_BROKEN, json.dumps({"audited": rows, "mean_loss": loss}))

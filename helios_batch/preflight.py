@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from helios_batch.data.reader import RowReader
 from helios_batch.engine.memory import StepShape, plan_memory
 from helios_batch.errors import ModelError, ResourceError, SpecError
+from helios_batch.helios.policy import too_small
 from helios_batch.job import Job
 from helios_batch.records import ErrorCode, Message, Prompt, RowError
 
@@ -204,4 +205,9 @@ def _contract(job: Job) -> str | None:
     if quality is None:
         return None
     depths = ", ".join(map(str, job.stage_depths))
-    return f"{quality.describe(job.spec.metric)}; chosen from depths {depths}"
+    promised = f"{quality.describe(job.spec.metric)}; chosen from depths {depths}"
+    if (policy := job.policy) is not None:
+        return f"{promised}; already decided: {policy.reason}, depths {policy.depths}"
+    if (reason := too_small(job.table.rows, quality)) is not None:
+        return f"{promised}; full depth: {reason}"
+    return promised

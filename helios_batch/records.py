@@ -133,9 +133,11 @@ class EngineFacts:
 class EngineStats:
     """What a call of the engine took: seconds, decoded tokens and steps, and the largest batch.
 
+    Under a policy `load_seconds` go into moving between depths.
     Labels are scored in prefill steps alone.
     """
 
+    load_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_tokens: int = 0
@@ -143,6 +145,7 @@ class EngineStats:
     largest_batch: int = 0
 
     def __iadd__(self, other: EngineStats) -> Self:
+        self.load_seconds += other.load_seconds
         self.prefill_seconds += other.prefill_seconds
         self.decode_seconds += other.decode_seconds
         self.decode_tokens += other.decode_tokens

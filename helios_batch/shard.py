@@ -91,6 +91,7 @@ def run_shard(
     part = part_table(context.schema, rows, ids, generations)
     totals.seconds = {
         "read": read_seconds,
+        "load": engine.stats.load_seconds,
         "prefill": engine.stats.prefill_seconds,
         "decode": engine.stats.decode_seconds,
         "write": time.perf_counter() - started,

@@ -18,8 +18,8 @@ class Totals:
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
     at, `labels` rows by label, `stages` rows by the stage of the policy where they left,
     `audited_agreement` sums up that of the `audited_rows`, `seconds` wall time by phase: read (and
-    render), prefill, decode, write (building and encoding the part). `engines` lists each engine
-    that took part, once.
+    render), load (moving between depths), prefill, decode, write (building and encoding the part).
+    `engines` lists each engine that took part, once.
     """
 
     rows: int = 0

@@ -172,11 +172,21 @@ class OutputFolder:
             remove_if_empty(self.path)
 
     def read_note(self, name: str) -> str | None:
-        """Return the text of a file beside the parts, or None if there is none."""
+        """Return the text of a file beside the parts, or None if there is none.
+
+        Raises:
+            OutputError: it can't be read.
+        """
         try:
             return (self.path / name).read_text(encoding="utf-8")
         except FileNotFoundError:
             return None
+        except (OSError, ValueError) as exc:
+            raise OutputError(
+                f"{name} can't be read: {exc}",
+                where=str(self.path / name),
+                fix="change its permissions, or choose another output folder",
+            ) from None
 
     def publish_note(self, name: str, text: str) -> bool:
         """Write a file beside the parts; return False if another was first.

@@ -39,13 +39,10 @@ class Backbone:
             else:
                 loader.truncate(self._weights, min(depth, self._own))
                 loader.deepen(self._weights, depth)
-            layers, exit_weights = self._weights.layers, None
+            exit_weights = None
+            self._own = depth
             if exit_file is not None:
-                before = list(layers)
+                self._own = exit_file.first_adapted
                 exit_weights = load_exit(exit_file, config, loader, self._weights)
-                changed = [i for i in range(depth) if layers[i] is not before[i]]
-                self._own = min(changed, default=depth)
-            else:
-                self._own = depth
             self.bytes_read, self.bytes_stored = checkpoint.bytes_read, checkpoint.total_bytes
         return Decoder(config, self._weights, exit_weights)

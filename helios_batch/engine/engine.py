@@ -18,6 +18,7 @@ from helios_batch.engine.scheduler import PrefillStep, Scheduler
 from helios_batch.engine.sequence import Sequence as RunningSequence
 from helios_batch.engine.sequence import cut_at_stop
 from helios_batch.engine.slots import SlotAllocator, capacity_class
+from helios_batch.errors import ResourceError
 from helios_batch.models.exits.file import ExitFile, exit_kind, exit_shape
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
@@ -105,19 +106,27 @@ class Engine:
         extra = exit_shape(exit_file)
         return plan_memory(config, depth, itemsize, budget, self.shape, sequence_tokens, extra)
 
+    def holds(self, depth: int, exit_file: ExitFile | None) -> bool:
+        """Whether the memory budget holds a depth with the sequences that are planned for."""
+        try:
+            self._plan(depth, self.plan.sequence_tokens, exit_file)
+        except ResourceError:
+            return False
+        return True
+
     def move_to(self, depth: int, exit_file: ExitFile | None = None) -> None:
         """Let tokens leave at another depth: load the layers that lack, drop those not needed.
 
         The memory that this frees or takes is the KV cache's.
 
         Raises:
-            ModelError: the weights can't be read.
+            ModelError: the weights can't be read; the engine is of no use any more.
             ResourceError: the budget does not hold the depth; the engine is as before.
         """
-        if depth == self.depth and exit_file == self._exit_file:
+        if (depth, exit_file) == (self.facts.layers_loaded, self._exit_file):
             return
         plan = self._plan(depth, self.plan.sequence_tokens, exit_file)
-        del self._cache
+        del self._cache, self._decoder  # the budget does not hold two
         self._decoder = self._backbone.at(depth, exit_file)
         self.plan, self._exit_file = plan, exit_file
         self.facts = replace(

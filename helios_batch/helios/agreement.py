@@ -11,8 +11,10 @@ from helios_batch.spec_quality import Metric
 def agreement(found: Generation, reference: Generation, metric: Metric) -> float:
     """Return the agreement in [0, 1] of a row's generation with its reference.
 
-    Both are without errors. See `QualitySpec` for the metrics.
+    See `QualitySpec` for the metrics. An error agrees with an error, and with nothing else.
     """
+    if found.error is not None or reference.error is not None:
+        return float(found.error is not None and reference.error is not None)
     match metric:
         case "label":
             return float(found.label == reference.label)

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-_LOGIT_STEP = 0.125
+_LOGIT_STEP = 0.25
 _LARGEST_LOGIT = 9.0
-_MOST_STAGES = 10
+MOST_EARLY_STAGES = 8
+"""Stages before the last of which all subsets are tried."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Observed:
 
     Args:
         costs: [stages] seconds of a row at each stage.
+        loads: [stages] seconds a row for loading each stage, where there is more than one.
         confidences: [stages, rows] in [0, 1].
         losses: [stages, rows] in [0, 1], against the reference; the last stage is the reference,
             or what the job falls back to.
     """
 
     costs: Floats
+    loads: Floats
     confidences: Floats
     losses: Floats
 
@@ -52,9 +55,16 @@ class Observed:
         """The stage that keeps whatever comes to it."""
         return len(self.costs) - 1
 
+    def of(self, stages: Sequence[int]) -> Observed:
+        """Return the observations of some of the stages."""
+        chosen = list(stages)
+        return Observed(
+            self.costs[chosen], self.loads[chosen], self.confidences[chosen], self.losses[chosen]
+        )
+
     def part(self, rows: NDArray[np.int64]) -> Observed:
         """Return the observations of some of the rows."""
-        return Observed(self.costs, self.confidences[:, rows], self.losses[:, rows])
+        return Observed(self.costs, self.loads, self.confidences[:, rows], self.losses[:, rows])
 
 
 @dataclass(frozen=True)
@@ -102,6 +112,8 @@ def outcomes(observed: Observed, stages: Sequence[int]) -> Outcomes:
     tried = np.array(thresholds())[:, None]
     left = np.ones((len(tried), observed.rows), dtype=bool)
     losses, costs = np.zeros(left.shape), np.zeros(len(tried))
+    if len(stages) > 1:
+        costs += float(observed.loads[list(stages)].sum())
     kept = []
     for stage in stages:
         costs += observed.costs[stage] * left.mean(axis=1)
@@ -118,7 +130,8 @@ def cheapest(observed: Observed, bound: float) -> Cascade:
 
     All subsets of the stages before the last are tried at all thresholds, with a threshold of 0
     for a stage that keeps everything. So what is returned is never dearer than any single stage
-    that keeps the bound. If nothing keeps it, it is the last stage alone.
+    that keeps the bound, with what loading it beside the last one costs. If nothing keeps the bound
+    and is cheaper, it is the last stage alone.
 
     Args:
         observed: rows, one or more.
@@ -136,8 +149,8 @@ def cheapest(observed: Observed, bound: float) -> Cascade:
 
 def _subsets(observed: Observed) -> Iterator[tuple[int, ...]]:
     early = range(observed.last)
-    if len(early) > _MOST_STAGES:
-        raise ValueError(f"{len(early)} stages; {_MOST_STAGES} can be tried")
+    if len(early) > MOST_EARLY_STAGES:
+        raise ValueError(f"{len(early)} stages; {MOST_EARLY_STAGES} can be tried")
     for size in range(1, len(early) + 1):
         for stages in combinations(early, size):
             yield (*stages, observed.last)

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from helios_batch.helios.bounds import mean_interval
 from helios_batch.helios.calibrate import boldest
 from helios_batch.helios.cascade import Observed, cheapest, outcomes
-from helios_batch.spec_quality import QualitySpec
+from helios_batch.spec_quality import Metric, QualitySpec
 
+_LARGEST_SHARE = 0.25
 CHOOSING_SHARE = 1 / 3
 """Share of the calibrated rows that the stages are chosen on; the others test the threshold."""
 
@@ -31,11 +32,12 @@ class Policy:
         depths: stages, shallow first.
         threshold: least confidence of a row that leaves before the last stage.
         min_agreement: what was asked for.
-        confidence: with which it holds.
+        confidence: with which it holds; None if it holds on average, `guarantee: expectation`.
+        metric: what agreement is measured by.
         rows: that were calibrated on.
         reason: why it is this policy, for people.
         seconds: expected of a row; `full_seconds` is that of full depth.
-        agreement: expected of the rows, by those that the threshold was tested on;
+        agreement: of the rows that the threshold was found by, so rather too high than too low;
             `agreement_low` and `agreement_high` are its 95 % interval.
         kept: expected share of rows that leave at each depth.
         by_depth: what each depth that was looked at showed.
@@ -44,7 +46,8 @@ class Policy:
     depths: tuple[int, ...]
     threshold: float
     min_agreement: float
-    confidence: float
+    confidence: float | None
+    metric: Metric
     rows: int
     reason: str
     seconds: float = 0.0
@@ -61,22 +64,36 @@ class Policy:
         return len(self.depths) > 1
 
 
-def least_rows(quality: QualitySpec) -> int:
-    """Return how many calibrated rows it takes for any policy to be shown good enough.
+def rows_to_draw(rows: int, quality: QualitySpec) -> int:
+    """Return how many of a job's rows are drawn to calibrate on."""
+    return min(quality.calibration_rows, int(rows * _LARGEST_SHARE))
 
-    So many rows without a single loss just suffice.
+
+def too_small(rows: int, quality: QualitySpec) -> str | None:
+    """Say why a job of so many rows can show nothing, or return None.
+
+    It takes so many calibrated rows that all of them without a loss just suffice.
     """
     bound = 1 - quality.min_agreement
     if quality.guarantee == "probability":
-        testing = math.ceil(math.log(1 - quality.confidence) / math.log(1 - bound))
+        tested = math.ceil(math.log(1 - quality.chance) / math.log(1 - bound))
     else:
-        testing = math.ceil(1 / bound) - 1
-    return math.ceil(testing / (1 - CHOOSING_SHARE)) + 1
+        tested = math.ceil(1 / bound) - 1
+    least, count = math.ceil(tested / (1 - CHOOSING_SHARE)) + 1, rows_to_draw(rows, quality)
+    if count >= least:
+        return None
+    return (
+        f"{count} rows to calibrate on (at most {quality.calibration_rows}, and a quarter of the "
+        f"{rows:,}) show nothing; an agreement of {quality.min_agreement:.1%} takes {least} at the "
+        "least"
+    )
 
 
-def full_depth(depth: int, quality: QualitySpec, rows: int, reason: str) -> Policy:
+def full_depth(depth: int, quality: QualitySpec, metric: Metric, rows: int, reason: str) -> Policy:
     """Return the policy that falls back to full depth, and says why."""
-    return Policy((depth,), 2.0, quality.min_agreement, quality.confidence, rows, reason)
+    confidence = quality.chance if quality.guarantee == "probability" else None
+    asked = quality.min_agreement
+    return Policy((depth,), 2.0, asked, confidence, metric, rows, f"full depth: {reason}")
 
 
 def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> tuple[int, ...]:
@@ -91,11 +108,7 @@ def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> t
 
 
 def decide(
-    depths: tuple[int, ...],
-    tested: Observed,
-    quality: QualitySpec,
-    rows: int,
-    by_depth: tuple[DepthFacts, ...],
+    depths: tuple[int, ...], tested: Observed, quality: QualitySpec, metric: Metric
 ) -> Policy:
     """Return the boldest cascade over some depths that is shown to keep the promise.
 
@@ -103,31 +116,32 @@ def decide(
         depths: of the cascade and of the observed stages, full depth last.
         tested: rows that the depths were not chosen on.
         quality: what is promised.
-        rows: calibrated in all.
-        by_depth: what each depth that was looked at showed.
+        metric: what agreement is measured by.
     """
     found = outcomes(tested, range(len(depths)))
-    bound = 1 - quality.min_agreement
-    passed = boldest(found.losses, bound, quality.confidence, quality.guarantee)
+    bound, exact = 1 - quality.min_agreement, metric in ("label", "exact")
+    passed = boldest(found.losses, bound, quality.chance, quality.guarantee, exact)
     promised = f"an agreement of {quality.min_agreement:.1%}"
+
+    def fall_back(reason: str) -> Policy:
+        return full_depth(depths[-1], quality, metric, tested.rows, reason)
+
     if passed <= 1:
-        reason = f"full depth: {promised} could not be shown for any threshold"
-        return replace(full_depth(depths[-1], quality, rows, reason), by_depth=by_depth)
-    place = passed - 1
+        return fall_back(f"{promised} could not be shown for any threshold")
+    place, full_seconds = passed - 1, float(tested.costs[-1])
+    if found.costs[place] >= full_seconds:
+        return fall_back(f"what can be shown to keep {promised} costs no less")
     agreement = 1 - float(found.losses[place].mean())
     interval = mean_interval(agreement, tested.rows, 0.95)
-    return Policy(
+    return replace(
+        fall_back(""),
         depths=depths,
         threshold=found.cascades[place].threshold,
-        min_agreement=quality.min_agreement,
-        confidence=quality.confidence,
-        rows=rows,
         reason=f"the cheapest stages that keep {promised}",
         seconds=float(found.costs[place]),
-        full_seconds=float(tested.costs[-1]),
+        full_seconds=full_seconds,
         agreement=agreement,
         agreement_low=interval.low,
         agreement_high=interval.high,
         kept=tuple(map(float, found.kept[place])),
-        by_depth=by_depth,
     )

@@ -42,8 +42,8 @@ class WarmEngine:
             UsageError: the model can't be loaded here.
         """
         exit_digest = job.exit_file.digest if job.exit_file else ""
-        # a policy is one job's own
-        policy = job.fingerprint if job.spec.depth == "auto" else ""
+        # a policy is one job's own, and that of one output folder
+        policy = job_id if job.spec.depth == "auto" else ""
         model = (job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy)
         resources = job.spec.resources
         if self._engine is None or (*model, resources) not in self._fits:

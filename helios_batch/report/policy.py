@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from helios_batch.helios.bounds import mean_interval
 from helios_batch.helios.policy import Policy
 from helios_batch.totals import Totals
 
 
-def policy_facts(policy: Policy, totals: Totals) -> dict[str, str]:
-    """Return what was decided and what came of it, by name."""
-    facts = {"policy": policy.reason}
+def policy_facts(
+    policy: Policy, totals: Totals, broken: Mapping[str, Any] | None
+) -> dict[str, str]:
+    """Return what was decided and what came of it, by name.
+
+    Args:
+        policy: what was decided.
+        totals: of the job.
+        broken: what an audit found that broke the promise, if one did.
+    """
+    held = "on average" if policy.confidence is None else f"confidence {policy.confidence:.0%}"
+    facts = {"policy": f"{policy.reason} ({policy.metric}, {held})"}
+    if broken is not None:
+        facts["BROKEN PROMISE"] = (
+            f"{broken['audited']} audited rows had a mean loss of {broken['mean_loss']:.1%}: "
+            "the shards after them ran at full depth"
+        )
     if policy.leaves_early:
         stages = ", ".join(
             f"layer {depth}: {kept:.1%} of rows (had {totals.stages[stage]:,})"
@@ -20,7 +37,7 @@ def policy_facts(policy: Policy, totals: Totals) -> dict[str, str]:
             "threshold": f"a row leaves early at a confidence of {policy.threshold:.4f}",
             "expected": f"{policy.agreement:.1%} agreement ({policy.agreement_low:.1%} to "
             f"{policy.agreement_high:.1%}), a row at 1/{policy.full_seconds / policy.seconds:.2f} "
-            f"of full depth's cost; from {policy.rows} rows",
+            f"of full depth's cost; from {policy.rows} rows, by which the threshold was found",
         }
     if totals.audited_rows:
         mean = totals.audited_agreement / totals.audited_rows

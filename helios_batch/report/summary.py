@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.dataset as ds
 from rich.console import Group, RenderableType
@@ -25,6 +27,7 @@ def summary_table(
     resumed_rows: int,
     wall_seconds: float,
     policy: Policy | None = None,
+    broken: Mapping[str, Any] | None = None,
 ) -> Table:
     """Return the summary of a job; rates and phases are those of all its parts."""
     errors = ", ".join(f"{code} {count}" for code, count in totals.errors.most_common())
@@ -46,7 +49,7 @@ def summary_table(
     if totals.labels:
         facts["labels"] = _labels(totals)
     if policy is not None:
-        facts |= policy_facts(policy, totals)
+        facts |= policy_facts(policy, totals, broken)
     return facts_table("Summary", facts)
 
 

@@ -70,6 +70,12 @@ class TuneRequest:
                 where="--kind",
                 fix="the kinds are norm, bridge, mlp and layer:1 to layer:4",
             )
+        if self.adapt and (self.kind == "norm" or not self.rank):
+            raise SpecError(
+                f"--kind {self.kind} with --rank {self.rank} adapts no layers",
+                where="--adapt",
+                fix="leave it out, or give another --kind and a --rank",
+            )
         if not 0 <= self.adapt <= min(self.exits):
             raise SpecError(
                 f"{self.adapt} layers can't be adapted before an exit after layer "

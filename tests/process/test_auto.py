@@ -98,6 +98,23 @@ def test_rows_leave_where_the_policy_says(cli: Run, texts: list[str], tmp_path: 
     assert all(a.equals(pq.read_table(b)) for a, b in zip(before, parts(tmp_path), strict=True))
 
 
+def test_a_policy_keeps_its_type(cli: Run, texts: list[str], tmp_path: Path) -> None:
+    """What was calibrated in one type is not gone on with in another."""
+    spec = auto(tmp_path, texts)
+    assert cli("run", spec).status == 0
+    for part in parts(tmp_path):
+        part.unlink()
+    text = spec.read_text().replace("dtype: float32", "dtype: bfloat16")
+    spec.write_text(text)
+    ended = cli("run", spec)
+    assert ended.status == 2
+    assert "calibrated in float32" in ended.err
+    spec.write_text(text.replace("dtype: bfloat16", "dtype: auto"))
+    assert cli("run", spec).status == 0
+    job = json.loads((tmp_path / "out" / "_job.json").read_text())
+    assert [engine["dtype"] for engine in job["totals"]["engines"]] == ["float32"]
+
+
 @pytest.mark.parametrize(
     ("quality", "reason"),
     [
@@ -125,7 +142,8 @@ def test_what_can_not_be_promised_runs_at_full_depth(
 def test_a_broken_promise_is_noticed(
     cli: Run, texts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where audited rows disagree far more than was promised, later rows run at full depth."""
+    """Where audited rows disagree far more than was promised, later rows run at full depth, also
+    in later runs, and it is said."""
     from helios_batch import staged
 
     monkeypatch.setattr(staged, "agreement", lambda *_: 0.0)
@@ -137,6 +155,18 @@ def test_a_broken_promise_is_noticed(
     ]
     assert len(depths[0]) > 1
     assert depths[-1] == {12}
+    policy = json.loads((tmp_path / "out" / "_job.json").read_text())["policy"]
+    assert policy["broken"]["mean_loss"] > 0.5
+    for row in rows(tmp_path):
+        if row["exit"]:
+            assert row["exit"]["layers_loaded"] == policy["depths"][row["exit"]["stage"]]
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    parts(tmp_path)[0].unlink()
+    ended = cli("run", spec)
+    assert ended.status == 0, ended.err
+    assert "BROKEN PROMISE" in ended.out
+    first = pq.read_table(parts(tmp_path)[0]).to_pylist()
+    assert {row["exit"]["layers_loaded"] for row in first} == {12}
 
 
 def test_token_agreement_counts_places() -> None:

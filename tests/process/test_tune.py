@@ -27,10 +27,16 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "in.parquet"
 
 
+@pytest.fixture(autouse=True)
+def _short_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second of training per exit, as there is little to learn."""
+    monkeypatch.setattr(run, "_LEAST_TRAIN_SECONDS", 1.0)
+
+
 def tune(cli: Run, tiny: Path, data: Path | str, out: Path, *options: str) -> Ended:
     return cli(
         *("models", "tune", tiny, "--data", data, "--exits", "1,2", "--out", out, "--tail", "1"),
-        *("--rows", "40", "--minutes", "0.15", "--rank", "4", "--memory", "64MiB", *options),
+        *("--rows", "40", "--minutes", "0.1", "--rank", "4", "--memory", "64MiB", *options),
     )
 
 
@@ -105,6 +111,8 @@ def test_what_can_not_be_tuned_is_said(cli: Run, tiny: Path, data: Path, tmp_pat
     for source, options, message in [
         (data, ["--exits", "4"], "no exit can be made after layer 4"),
         (data, ["--exits", "a,b"], "write them as 10,15,20"),
+        (data, ["--adapt", "1", "--rank", "0"], "adapts no layers"),
+        (data, ["--adapt", "2"], "2 layers can't be adapted before an exit after layer 1"),
         (data, ["--kind", "magic"], "the kinds are norm, bridge, mlp and layer"),
         (data, ["--disk", "much"], "size"),
         (data, ["--disk", "50KB"], "too few to learn from"),

@@ -112,6 +112,15 @@ WRONG = [
     ({"depth": "auto"}, "depth auto needs quality", ""),
     ({"depth": "auto", "quality": {"min_agreement": 1.5}}, "quality.min_agreement", ""),
     ({"depth": "auto", "quality": {"min_agreement": "all"}}, "quality.min_agreement", ""),
+    ({"depth": "auto", "quality": {"min_agreement": 1e-17}}, "quality.min_agreement", ""),
+    (
+        {
+            "depth": "auto",
+            "quality": {"min_agreement": 0.9, "guarantee": "expectation", "confidence": 0.9},
+        },
+        "confidence goes with guarantee: probability",
+        "",
+    ),
     ({"depth": "auto", "quality": {"min_agreement": 0.9, "metric": "label"}}, "does not go", ""),
     (
         {

@@ -50,6 +50,13 @@ class ExitFile:
         return file_digest(self.path)
 
     @cached_property
+    def first_adapted(self) -> int:
+        """The first of the model's loaded layers that the exit changes, or its depth if none."""
+        with Checkpoint(self.path) as checkpoint:
+            changes = [n for n in checkpoint.entries if n.startswith(("delta.", "replace."))]
+        return min([self.depth, *(int(name.split(".")[1]) for name in changes)])
+
+    @cached_property
     def shape(self) -> ExitShape:
         """What the exit adds to the loaded layers; deltas and replacements add nothing."""
         with Checkpoint(self.path) as checkpoint:

@@ -15,10 +15,17 @@ from helios_batch.models.exits.metadata import is_norm
 from helios_batch.models.weights import Affine, DecoderWeights, GreedyLoader, LayerWeights
 
 
-def read_exit(exit_file: ExitFile) -> dict[str, torch.Tensor]:
-    """Return an exit's own tensors by name, in float32."""
+def read_exit(
+    exit_file: ExitFile,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> dict[str, torch.Tensor]:
+    """Return an exit's own tensors by name; those of norms are in float32 always."""
     with Checkpoint(exit_file.path) as checkpoint:
-        return {name: checkpoint.read(name).float() for name in checkpoint.entries}
+        return {
+            name: checkpoint.read(name).to(device, torch.float32 if is_norm(name) else dtype)
+            for name in checkpoint.entries
+        }
 
 
 def load_exit(
@@ -34,10 +41,7 @@ def load_exit(
     metadata = exit_file.metadata
     if len(weights.layers) != metadata.depth:
         raise ValueError(f"{len(weights.layers)} layers are loaded, not {metadata.depth}")
-    tensors = {
-        name: tensor.to(loader.device, torch.float32 if is_norm(name) else loader.dtype)
-        for name, tensor in read_exit(exit_file).items()
-    }
+    tensors = read_exit(exit_file, loader.dtype, loader.device)
     layers = dict(enumerate(weights.layers))
     layers |= {index: loader.layer(index) for index in metadata.tail}
     try:

@@ -28,6 +28,9 @@ scaling (ECE 0.01 to 0.02), and over 0.9 means 95 to 97 % agreement.
 Low-rank deltas instead of tuned copies of the tail keep an exit at 4 to 5 MB and are added into the
 matrices when loading, so that they cost nothing at run time. The loss runs over the batch's own
 likely tokens and 2,048 random ones: 8,000 to 10,000 of 49,152, a fifth of the whole head's cost.
-Not tried for want of time: deltas on the loaded layers (the format holds them, and loading adds
-them in), sharing a tail between depths, several million tokens.
+Deltas on the loaded layers too (`--adapt`), in use at this exit only: on 438 texts of a summaries
+job (45,857 tokens), after layer 15, from the shipped exit on, 56.6 % of 2,495 held-out tokens after
+567 s, the curve flat; without them 47 % of the watched tokens, flat as well. They cost training
+three to five times as much a token, serving nothing. Not tried for want of time: such deltas on
+much text, sharing a tail between depths, several million tokens.
 """
