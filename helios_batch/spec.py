@@ -220,7 +220,7 @@ class JobSpec(Section):
     depth: Literal["full", "auto"] | int = "full"
     exits: ExitSpec = ExitSpec()
     objective: Literal["throughput"] = "throughput"
-    quality: QualitySpec | None = None
+    quality: QualitySpec | None = Field(default=None, validate_default=True)
     output: OutputSpec
     resources: ResourceSpec = ResourceSpec()
     limits: LimitSpec = LimitSpec()
@@ -262,24 +262,28 @@ class JobSpec(Section):
             raise _not_built(f"objective {value!r}")
         return value
 
-    @model_validator(mode="after")
-    def _quality_goes_with_auto(self) -> Self:
-        if self.depth != "auto":
-            if self.quality is not None:
+    @field_validator("quality")
+    @classmethod
+    def _quality_goes_with_auto(
+        cls, value: QualitySpec | None, info: ValidationInfo
+    ) -> QualitySpec | None:
+        depth, task, sampling = (info.data.get(key) for key in ("depth", "task", "sampling"))
+        if depth is None or task is None or sampling is None:  # said elsewhere
+            return value
+        if depth != "auto":
+            if value is not None:
                 raise ValueError("quality is kept by choosing the depth: write depth: auto with it")
-            return self
-        if self.quality is None:
+            return value
+        if value is None:
             raise ValueError("depth auto needs quality, such as {min_agreement: 0.95}")
-        if self.sampling.temperature > 0:
+        if sampling.temperature > 0:
             raise ValueError(
                 "agreement with full depth is that of greedy texts: write sampling.temperature: 0 "
                 "with depth auto"
             )
-        if (self.metric == "label") != (self.task.type == "label"):
-            raise ValueError(
-                f"quality.metric {self.metric} does not go with a task of type {self.task.type}"
-            )
-        return self
+        if value.metric and (value.metric == "label") != (task.type == "label"):
+            raise ValueError(f"metric {value.metric} does not go with a task of type {task.type}")
+        return value
 
     @property
     def metric(self) -> Metric:
