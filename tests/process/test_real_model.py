@@ -28,7 +28,7 @@ SYSTEM = "You write terse technical summaries."
 def prompts() -> list[str]:
     """Docstrings spread over the standard library, cut to keep the test short."""
     texts = [row["docstring"] for row in docstrings()]
-    return [f"Summarize: {text[:160]}" for text in texts[:: len(texts) // ROWS][:ROWS]]
+    return [f"Summarize: {text[:100]}" for text in texts[:: len(texts) // ROWS][:ROWS]]
 
 
 @pytest.fixture(scope="module")
