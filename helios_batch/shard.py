@@ -91,11 +91,12 @@ def run_shard(
     part = part_table(context.schema, rows, ids, generations)
     totals.seconds = {
         "read": read_seconds,
-        "load": engine.stats.load_seconds,
         "prefill": engine.stats.prefill_seconds,
         "decode": engine.stats.decode_seconds,
         "write": time.perf_counter() - started,
     }
+    if engine.stats.load_seconds:
+        totals.seconds["load"] = engine.stats.load_seconds
     published = context.output.publish_part(shard, part, context.fingerprint, totals.to_json())
     return ShardResult(totals, published)
 

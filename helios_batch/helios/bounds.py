@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from scipy.special import bdtr, betaincinv
-
 
 class Interval(NamedTuple):
     """A confidence interval of a share."""
@@ -21,6 +19,8 @@ def binomial_p_value(failures: int, rows: int, bound: float) -> float:
     The chance of at most `failures` among `rows` at a rate of exactly `bound`. Rows drawn without
     replacement only make it smaller.
     """
+    from scipy.special import bdtr  # 25 MB that only jobs with a promise need
+
     return float(bdtr(failures, rows, bound)) if rows else 1.0
 
 
@@ -36,6 +36,8 @@ def hoeffding_bentkus_p_value(mean: float, rows: int, bound: float) -> float:
     """
     if not rows:
         return 1.0
+    from scipy.special import bdtr
+
     hoeffding = math.exp(-rows * _divergence(min(mean, bound), bound))
     bentkus = math.e * float(bdtr(math.ceil(rows * mean - 1e-9), rows, bound))
     return min(1.0, hoeffding, bentkus)
@@ -48,6 +50,8 @@ def share_interval(successes: int, rows: int, confidence: float) -> Interval:
     """
     if not rows:
         return Interval(0.0, 1.0)
+    from scipy.special import betaincinv
+
     tail = (1 - confidence) / 2
     low = float(betaincinv(successes, rows - successes + 1, tail)) if successes else 0.0
     others = rows - successes

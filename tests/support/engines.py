@@ -28,7 +28,7 @@ def make_engine(
 ) -> Engine:
     """Load an engine; `resources` are keys of the spec's section, float32 by default."""
     model = open_model(str(folder))
-    spec = ResourceSpec.model_validate({"dtype": "float32", "memory": "64MiB"} | resources)
+    spec = ResourceSpec.model_validate({"dtype": "float32", "memory": "96MiB"} | resources)
     layers = model.config.num_layers if depth is None else depth
     tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
     return Engine(model, tokenizer, layers, resolve(spec), sequence_tokens, exit_file, confidence)
