@@ -33,7 +33,7 @@ def auto(folder: Path, texts: list[str], **changes: Any) -> Path:
     pq.write_table(pa.table({"text": texts}), folder / "in.parquet")
     given = {"depth": "auto", "quality": QUALITY, "sampling": {"max_tokens": 8}} | changes
     output = {"path": str(folder / "out"), "rows_per_shard": 60}
-    resources = {"dtype": "float32", "memory": "64MiB", "threads": 1}
+    resources = {"dtype": "float32", "memory": "128MiB", "threads": 1}
     return write_spec(folder, MODEL, output=output, resources=resources, **given)
 
 

@@ -105,6 +105,7 @@ def test_workers_follow_one_policy(real_fleet: Fleet) -> None:
         depth="auto",
         quality=quality,
         sampling={"max_tokens": 4},
+        resources={"dtype": "float32", "memory": "128MiB"},
     )
     job_id = fleet.submit(spec)
     fleet.worker("--threads", "1")
