@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from helios_batch.spec_section import Real, Section
 from helios_batch.units import parse_share_or_count
 
+Guarantee = Literal["probability", "expectation"]
 Metric = Literal["label", "exact", "token", "rouge_l"]
 _NAMES: dict[Metric, str] = {
     "label": "the label",
@@ -40,7 +41,7 @@ class QualitySpec(Section):
 
     min_agreement: Share = Field(ge=0.01, le=0.9999)
     confidence: Annotated[Share, Field(ge=0.5, le=0.9999)] | None = None
-    guarantee: Literal["probability", "expectation"] = "probability"
+    guarantee: Guarantee = "probability"
     metric: Metric | None = None
     calibration_rows: int = Field(default=300, ge=20)
     audit_fraction: Share = Field(default=0.02, ge=0.0, le=1.0)

@@ -43,22 +43,6 @@ def hoeffding_bentkus_p_value(mean: float, rows: int, bound: float) -> float:
     return min(1.0, hoeffding, bentkus)
 
 
-def share_interval(successes: int, rows: int, confidence: float) -> Interval:
-    """Return the exact two-sided interval of a share.
-
-    Source: Clopper and Pearson, Biometrika 26 (1934).
-    """
-    if not rows:
-        return Interval(0.0, 1.0)
-    from scipy.special import betaincinv
-
-    tail = (1 - confidence) / 2
-    low = float(betaincinv(successes, rows - successes + 1, tail)) if successes else 0.0
-    others = rows - successes
-    high = float(betaincinv(successes + 1, others, 1 - tail)) if others else 1.0
-    return Interval(low, high)
-
-
 def mean_interval(mean: float, rows: int, confidence: float) -> Interval:
     """Return a two-sided interval of a mean of values in [0, 1], by Hoeffding's bound in its
     relative-entropy form (Journal of the American Statistical Association 58, 1963)."""

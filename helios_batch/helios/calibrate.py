@@ -8,14 +8,13 @@ family one may go.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from helios_batch.helios.bounds import binomial_p_value, hoeffding_bentkus_p_value
+from helios_batch.spec_quality import Guarantee
 
-Guarantee = Literal["probability", "expectation"]
 Losses = NDArray[np.float64]
 
 
