@@ -17,6 +17,7 @@ from pydantic import (
     model_validator,
 )
 
+from helios_batch.spec_policy import Objective, PolicySpec
 from helios_batch.spec_quality import Metric, QualitySpec
 from helios_batch.spec_section import Real, Section
 from helios_batch.units import parse_bytes, parse_duration, parse_share_or_count
@@ -219,8 +220,9 @@ class JobSpec(Section):
     models: tuple[Annotated[str, Field(min_length=1)], ...]
     depth: Literal["full", "auto"] | int = "full"
     exits: ExitSpec = ExitSpec()
-    objective: Literal["throughput"] = "throughput"
     quality: QualitySpec | None = Field(default=None, validate_default=True)
+    policy: PolicySpec | None = Field(default=None, validate_default=True)
+    objective: Objective = "throughput"
     output: OutputSpec
     resources: ResourceSpec = ResourceSpec()
     limits: LimitSpec = LimitSpec()
@@ -240,11 +242,11 @@ class JobSpec(Section):
 
     @field_validator("models", mode="before")
     @classmethod
-    def _one_model(cls, value: object) -> object:
-        if not isinstance(value, list) or not value:
-            raise ValueError("write a list of one model: a pack, a hub id or a folder")
-        if len(value) > 1:
-            raise _not_built("more than one candidate model")
+    def _distinct_models(cls, value: object) -> object:
+        if not isinstance(value, list | tuple) or not value:
+            raise ValueError("write a list of one model or more: packs, hub ids or folders")
+        if len(set(map(str, value))) != len(value):
+            raise ValueError("name each model once")
         return tuple(value)
 
     @field_validator("depth", mode="before")
@@ -253,13 +255,6 @@ class JobSpec(Section):
         is_count = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         if value not in ("full", "auto") and not is_count:
             raise ValueError("write full, auto or a number of layers, 1 or more")
-        return value
-
-    @field_validator("objective", mode="before")
-    @classmethod
-    def _other_objectives_not_built(cls, value: object) -> object:
-        if value in ("latency", "memory", "quality"):
-            raise _not_built(f"objective {value!r}")
         return value
 
     @field_validator("quality")
@@ -275,7 +270,7 @@ class JobSpec(Section):
                 raise ValueError("quality is kept by choosing the depth: write depth: auto with it")
             return value
         if value is None:
-            raise ValueError("depth auto needs quality, such as {min_agreement: 0.95}")
+            return None
         if sampling.temperature > 0:
             raise ValueError(
                 "agreement with full depth is that of greedy texts: write sampling.temperature: 0 "
@@ -283,6 +278,40 @@ class JobSpec(Section):
             )
         if value.metric and (value.metric == "label") != (task.type == "label"):
             raise ValueError(f"metric {value.metric} does not go with a task of type {task.type}")
+        return value
+
+    @field_validator("policy")
+    @classmethod
+    def _policy_goes_with_depth(
+        cls, value: PolicySpec | None, info: ValidationInfo
+    ) -> PolicySpec | None:
+        models, depth, quality = (info.data.get(key) for key in ("models", "depth", "quality"))
+        if models is None or depth is None or "quality" not in info.data:  # said elsewhere
+            return value
+        if value is None:
+            if depth == "auto" and quality is None:
+                value = PolicySpec(type="helios" if len(models) > 1 else "helios-single")
+        elif quality is not None:
+            raise ValueError("a job with quality makes its own policy: leave out one of the two")
+        elif (depth == "auto") != (value.type != "vanilla"):
+            wanted = "full" if value.type == "vanilla" else "auto"
+            raise ValueError(f"policy {value.type} goes with depth: {wanted}")
+        if len(models) > 1 and (value is None or value.type != "helios"):
+            raise ValueError(
+                "of several models only policy helios chooses: write depth: auto without quality, "
+                "or name one model"
+            )
+        return value
+
+    @field_validator("objective")
+    @classmethod
+    def _objective_goes_with_a_choice(cls, value: Objective, info: ValidationInfo) -> Objective:
+        policy = info.data.get("policy")
+        if value != "throughput" and "policy" in info.data and not (policy and policy.chooses):
+            raise ValueError(
+                "an objective other than throughput is one of the policies helios-single and "
+                "helios: write depth: auto without quality"
+            )
         return value
 
     @property

@@ -23,6 +23,7 @@ ALLOWED = {
 LEAVES = {
     "errors",
     "spec",
+    "spec_policy",
     "spec_quality",
     "spec_section",
     "units",
