@@ -65,6 +65,8 @@ class ExitRecord:
     `token_layers` and `token_confidences` have one entry per completion token; a confidence is the
     probability of the most likely token at the exit, before temperature and filters. The tokens of
     a label leave together: each has the label's probability among the choices.
+    `reactions` says how the policy moved while the row was in flight, as in "10 to 20 layers after
+    12 tokens". With a switch of models, `model` and `num_layers` are those of the last token.
     Of a policy only: `breaches` counts the tokens under its threshold, `stage` is where in its
     cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`.
     """
@@ -77,6 +79,7 @@ class ExitRecord:
     stage: int = 0
     audited: bool = False
     agreement: float | None = None
+    reactions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,11 +136,13 @@ class EngineFacts:
 class EngineStats:
     """What a call of the engine took: seconds, decoded tokens and steps, and the largest batch.
 
-    Under a policy `load_seconds` go into moving between depths.
+    Under a policy `load_seconds` go into moving between depths and models; `longest_stall` is the
+    most that sequences in flight have waited for one of these moves.
     Labels are scored in prefill steps alone.
     """
 
     load_seconds: float = 0.0
+    longest_stall: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_tokens: int = 0
@@ -146,6 +151,7 @@ class EngineStats:
 
     def __iadd__(self, other: EngineStats) -> Self:
         self.load_seconds += other.load_seconds
+        self.longest_stall = max(self.longest_stall, other.longest_stall)
         self.prefill_seconds += other.prefill_seconds
         self.decode_seconds += other.decode_seconds
         self.decode_tokens += other.decode_tokens

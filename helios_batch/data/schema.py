@@ -24,6 +24,7 @@ _EXIT = pa.struct(
         ("stage", pa.int16()),
         ("audited", pa.bool_()),
         ("agreement", pa.float32()),
+        ("reactions", pa.list_(pa.string())),
     ]
 )
 _ERROR = pa.struct([("code", pa.string()), ("message", pa.string())])
@@ -134,4 +135,5 @@ def _exit(generation: Generation) -> dict[str, object] | None:
         "stage": record.stage,
         "audited": record.audited,
         "agreement": record.agreement,
+        "reactions": record.reactions,
     }

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
 
-import torch
-
-from helios_batch.engine.backbone import Backbone
 from helios_batch.engine.device import Resources
-from helios_batch.engine.kv_cache import KVCache
+from helios_batch.engine.following import Followed, follow
 from helios_batch.engine.labeling import Labeler
-from helios_batch.engine.memory import MemoryPlan, StepShape, plan_memory
-from helios_batch.engine.runner import NextToken, Runner
-from helios_batch.engine.scheduler import PrefillStep, Scheduler
+from helios_batch.engine.loaded import LoadedModel
+from helios_batch.engine.memory import MemoryPlan
+from helios_batch.engine.running import Running
 from helios_batch.engine.sequence import Sequence as RunningSequence
-from helios_batch.engine.sequence import cut_at_stop
-from helios_batch.engine.slots import SlotAllocator, capacity_class
-from helios_batch.errors import ResourceError
-from helios_batch.models.exits.file import ExitFile, exit_kind, exit_shape
+from helios_batch.engine.sequence import Written, cut_at_stop
+from helios_batch.engine.slots import capacity_class
+from helios_batch.models.exits.file import ExitFile
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import (
@@ -34,17 +28,6 @@ from helios_batch.records import (
 )
 from helios_batch.spec import Confidence, SamplingSpec
 
-_SLABS_WANTED = 16
-_LARGEST_SLAB = 16384
-
-
-@dataclass(slots=True)
-class _Call:
-    """One call of `generate`: its sequences' fate."""
-
-    on_step: Callable[[Progress], None] | None
-    results: dict[int, Generation] = field(default_factory=dict)
-
 
 class Engine:
     """One model at one depth at a time on one device.
@@ -53,10 +36,11 @@ class Engine:
         model: the model's folder.
         tokenizer: the same model's tokenizer.
         depth: layers to load; every token leaves there.
-        exit_file: the exit at that depth; None is the model's own final norm and head.
-        confidence: how a token's confidence is measured.
         resources: device, dtype, memory budget, threads and largest batch.
         sequence_tokens: tokens of a sequence that the memory must hold at the least.
+        exit_file: the exit at that depth; None is the model's own final norm and head.
+        confidence: how a token's confidence is measured.
+        states: whether memory goes into deepening under running sequences; see `Running.move_to`.
 
     Raises:
         ModelError: the weights can't be read.
@@ -72,47 +56,31 @@ class Engine:
         sequence_tokens: int,
         exit_file: ExitFile | None = None,
         confidence: Confidence = "probability",
+        states: bool = False,
     ) -> None:
-        torch.set_num_threads(resources.threads)
-        self.model = model
-        self._resources = resources
-        self.shape = StepShape(max_batch=resources.max_batch)
-        self._exit_file = exit_file
+        self._loaded = LoadedModel(model, depth, exit_file, resources, sequence_tokens, states)
+        self.model, self.tokenizer = model, tokenizer
         self._confidence: Confidence = confidence
-        self.plan = self._plan(depth, sequence_tokens, exit_file)
         self.stats = EngineStats()
-        self.tokenizer = tokenizer
-        self._backbone = Backbone(model, resources)
-        self._decoder = self._backbone.at(depth, exit_file)
-        read, stored = self._backbone.bytes_read, self._backbone.bytes_stored
-        self.facts = EngineFacts(
-            model=model.name,
-            num_layers=model.config.num_layers,
-            layers_loaded=depth,
-            layers_run=len(self._decoder.kinds),
-            exit=exit_kind(model, depth, exit_file),
-            device=str(resources.device),
-            dtype=str(resources.dtype).removeprefix("torch."),
-            weight_bytes_loaded=read,
-            weight_bytes_left=stored - read,
-            memory_budget=resources.memory,
-            batch_limit=self.plan.batch_size,
-        )
-        self._cache = self._new_cache()
 
-    def _plan(self, depth: int, sequence_tokens: int, exit_file: ExitFile | None) -> MemoryPlan:
-        resources, config = self._resources, self.model.config
-        itemsize, budget = resources.dtype.itemsize, resources.memory
-        extra = exit_shape(exit_file)
-        return plan_memory(config, depth, itemsize, budget, self.shape, sequence_tokens, extra)
+    @property
+    def facts(self) -> EngineFacts:
+        """What the engine is now."""
+        return self._loaded.facts
+
+    @property
+    def plan(self) -> MemoryPlan:
+        """How the memory budget is spent."""
+        return self._loaded.plan
+
+    @property
+    def depth(self) -> int:
+        """Layers loaded."""
+        return self._loaded.depth
 
     def holds(self, depth: int, exit_file: ExitFile | None) -> bool:
         """Whether the memory budget holds a depth with the sequences that are planned for."""
-        try:
-            self._plan(depth, self.plan.sequence_tokens, exit_file)
-        except ResourceError:
-            return False
-        return True
+        return self._loaded.holds(depth, exit_file)
 
     def move_to(self, depth: int, exit_file: ExitFile | None = None) -> None:
         """Let tokens leave at another depth: load the layers that lack, drop those not needed.
@@ -123,20 +91,7 @@ class Engine:
             ModelError: the weights can't be read; the engine is of no use any more.
             ResourceError: the budget does not hold the depth; the engine is as before.
         """
-        if (depth, exit_file) == (self.facts.layers_loaded, self._exit_file):
-            return
-        plan = self._plan(depth, self.plan.sequence_tokens, exit_file)
-        del self._cache, self._decoder  # the budget does not hold two
-        self._decoder = self._backbone.at(depth, exit_file)
-        self.plan, self._exit_file = plan, exit_file
-        self.facts = replace(
-            self.facts,
-            layers_loaded=depth,
-            layers_run=len(self._decoder.kinds),
-            exit=exit_kind(self.model, depth, exit_file),
-            batch_limit=plan.batch_size,
-        )
-        self._cache = self._new_cache()
+        self._loaded.move_to(depth, exit_file)
 
     def adopt(self, tokenizer: Tokenizer, sequence_tokens: int) -> None:
         """Serve another job of this model: the weights stay, the KV cache is planned anew.
@@ -144,23 +99,8 @@ class Engine:
         Raises:
             ResourceError: the budget is too small for the job's sequences; the engine is as before.
         """
-        plan = self._plan(self.depth, sequence_tokens, self._exit_file)
+        self._loaded.replan(sequence_tokens)
         self.tokenizer = tokenizer
-        self.facts = replace(self.facts, batch_limit=plan.batch_size)
-        moved, self.plan = plan.kv_tokens != self.plan.kv_tokens, plan
-        if moved:
-            del self._cache  # the budget does not hold two
-            self._cache = self._new_cache()
-
-    def _new_cache(self) -> KVCache:
-        resources, tokens = self._resources, self.plan.kv_tokens
-        layers = len(self._decoder.kinds)
-        return KVCache(self.model.config, layers, tokens, resources.dtype, resources.device)
-
-    @property
-    def depth(self) -> int:
-        """Layers loaded."""
-        return self._decoder.depth
 
     def generate(
         self,
@@ -174,11 +114,49 @@ class Engine:
         a given model and depth a row's result does not depend on the prompts beside it.
         """
         self.stats = EngineStats()
-        call = _Call(on_step)
-        sequences = self._sequences(prompts, sampling, call)
-        if sequences:
-            self._run(sequences, call)
-        return [call.results[index] for index in range(len(prompts))]
+        results, running = self.start(prompts, sampling)
+        while running is not None and (new := running.step()) is not None:
+            if on_step is not None:
+                done = len(results) + len(running.finished)
+                on_step(Progress(done, len(new), max(len(new), running.batch)))
+        if running is not None:
+            results |= {s.index: self.generation(s) for s in running.finished}
+        return [results[index] for index in range(len(prompts))]
+
+    def start(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSpec,
+        before: Mapping[int, Written] | None = None,
+    ) -> tuple[dict[int, Generation], Running | None]:
+        """Begin to run prompts: return what is decided at once, by place, and what is under way.
+
+        Args:
+            prompts: rows to run.
+            sampling: how tokens are drawn, and when a row ends.
+            before: what another model has written of some prompts, by place; it is gone on with.
+        """
+        results: dict[int, Generation] = {}
+        sequences = self._sequences(prompts, sampling, before or {}, results)
+        if not sequences:
+            return results, None
+        return results, Running(self._loaded, sequences, self._confidence, self.stats)
+
+    def follow(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]
+    ) -> list[Followed]:
+        """Return what the model says along completions of prompts that it can run.
+
+        Args:
+            prompts: rows that `generate` gives no error for.
+            completions: for each prompt the tokens that are given, one or more.
+        """
+        encoded = self.tokenizer.encode([prompt.content for prompt in prompts])
+        found = []
+        for tokens, completion in zip(encoded, completions, strict=True):
+            assert not isinstance(tokens, RowError), "a prompt that was run can be encoded"
+            found.append(follow(self._loaded, tokens, list(completion), self._confidence))
+        return found
 
     def label(
         self,
@@ -192,22 +170,33 @@ class Engine:
         gives an error, and a row's result does not depend on the prompts beside it.
         """
         self.stats = EngineStats()
+        loaded = self._loaded
         labeler = Labeler(
-            self.model, self.tokenizer, self._decoder, self._cache, self.shape, self._confidence
+            *(self.model, self.tokenizer, loaded.decoder, loaded.cache, loaded.shape),
+            self._confidence,
         )
         return labeler.run(prompts, choices, self.stats, on_step)
 
     def _sequences(
-        self, prompts: Sequence[Prompt], sampling: SamplingSpec, call: _Call
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSpec,
+        before: Mapping[int, Written],
+        results: dict[int, Generation],
     ) -> list[RunningSequence]:
         eos = frozenset() if sampling.ignore_eos else self.model.eos_tokens
         sequences = []
         encoded = self.tokenizer.encode([prompt.content for prompt in prompts])
         for index, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
-            checked = tokens if isinstance(tokens, RowError) else self._check(tokens, sampling)
+            written = before.get(index, Written())
+            left = sampling.max_tokens - len(written.tokens)
+            carried = self._carried(written)
+            checked = tokens
+            if not isinstance(tokens, RowError):
+                checked = self._check(tokens + carried, left)
             if isinstance(checked, RowError):
                 count = 0 if isinstance(tokens, RowError) else len(tokens)
-                call.results[index] = Generation.failed(prompt.row, checked, count)
+                results[index] = Generation.failed(prompt.row, checked, count)
                 continue
             room = self.model.config.context_length - len(checked)
             sequence = RunningSequence(
@@ -215,14 +204,22 @@ class Engine:
                 row=prompt.row,
                 prompt=checked,
                 sampling=sampling,
-                max_new=min(sampling.max_tokens, room),
+                max_new=min(left, room),
                 eos=eos,
                 new_text=self.tokenizer.stream() if sampling.stop else None,
+                before=written,
+                carried=len(carried),
             )
             sequences.append(sequence)
         return sequences
 
-    def _check(self, tokens: list[int], sampling: SamplingSpec) -> list[int] | RowError:
+    def _carried(self, written: Written) -> list[int]:
+        """Return this model's tokens of what another one has written."""
+        if written.tokenizer == self.tokenizer.digest:
+            return list(written.tokens)
+        return self.tokenizer.encode_plain([written.text])[0] if written.text else []
+
+    def _check(self, tokens: list[int], new_tokens: int) -> list[int] | RowError:
         context = self.model.config.context_length
         if len(tokens) >= context:
             return RowError(
@@ -230,7 +227,7 @@ class Engine:
                 f"the prompt has {len(tokens)} tokens; the model's context holds {context}, "
                 "with one at least to generate",
             )
-        needed = len(tokens) + min(sampling.max_tokens, context - len(tokens)) - 1
+        needed = len(tokens) + min(new_tokens, context - len(tokens)) - 1
         if capacity_class(needed) > self.plan.kv_tokens:
             return RowError(
                 ErrorCode.EXCEEDS_MEMORY,
@@ -246,62 +243,40 @@ class Engine:
             )
         return tokens
 
-    def _run(self, sequences: list[RunningSequence], call: _Call) -> None:
-        slab_tokens = self._slab_tokens(max(s.capacity_needed for s in sequences))
-        slots = SlotAllocator(self._cache.arrange(slab_tokens), slab_tokens)
-        scheduler = Scheduler(slots, self.shape)
-        runner = Runner(self._decoder, self._cache, slots, self._confidence)
-        for sequence in sequences:
-            scheduler.add(sequence)
-        while (step := scheduler.next_step()) is not None:
-            self.stats.largest_batch = max(self.stats.largest_batch, scheduler.running)
-            batch, started = scheduler.running, time.perf_counter()
-            if isinstance(step, PrefillStep):
-                new = runner.prefill(step)
-                self.stats.prefill_seconds += time.perf_counter() - started
-            else:
-                new = runner.decode(step)
-                self.stats.decode_seconds += time.perf_counter() - started
-                self.stats.decode_tokens += len(new)
-                self.stats.decode_steps += 1
-            self._commit(new, scheduler, runner, call)
-            if call.on_step is not None:
-                call.on_step(Progress(len(call.results), len(new), batch))
+    def written(self, sequence: RunningSequence) -> Written:
+        """Return what an unfinished sequence has come to, for another model to go on with."""
+        before, tokens = sequence.before, list(sequence.tokens)
+        text = self.tokenizer.decode(tokens)
+        while tokens and text.endswith("\ufffd"):  # a character of which tokens are still to come
+            tokens.pop()
+            text = self.tokenizer.decode(tokens)
+        return Written(
+            text=before.text + text,
+            tokens=(*before.tokens, *tokens),
+            tokenizer=self.tokenizer.digest,
+            layers=(*before.layers, *sequence.layers[: len(tokens)]),
+            confidences=(*before.confidences, *sequence.confidences[: len(tokens)]),
+            reactions=(*before.reactions, *sequence.reactions),
+        )
 
-    def _commit(
-        self, new: list[NextToken], scheduler: Scheduler, runner: Runner, call: _Call
-    ) -> None:
-        """Append the new tokens; let finished sequences go and close their gaps."""
-        for sequence, token, confidence in new:
-            sequence.append(token, confidence)
-        # only now do all lengths count what the step has stored, as moves need them
-        for sequence, _, _ in new:
-            if sequence.finish is not None:
-                call.results[sequence.index] = self._generation(sequence)
-                move = scheduler.finish(sequence)
-                if move is not None:
-                    runner.move(move, scheduler.length_of(move.owner))
-
-    def _slab_tokens(self, longest: int) -> int:
-        """Choose slabs large enough for the longest sequence, and few."""
-        tokens = self.plan.kv_tokens
-        wanted = min(max(tokens // _SLABS_WANTED, capacity_class(longest)), _LARGEST_SLAB)
-        return min(max(wanted, capacity_class(longest)), tokens)
-
-    def _generation(self, sequence: RunningSequence) -> Generation:
+    def generation(self, sequence: RunningSequence) -> Generation:
+        """Return what a finished sequence has come to."""
         assert sequence.finish is not None, "only a finished sequence becomes a generation"
-        text = self.tokenizer.decode(sequence.tokens)
+        before = sequence.before
+        text = before.text + self.tokenizer.decode(sequence.tokens)
+        tokens = (*before.tokens, *sequence.tokens)
         return Generation(
             row=sequence.row,
             text=cut_at_stop(text, sequence.sampling.stop),
             finish_reason=sequence.finish,
-            prompt_tokens=len(sequence.prompt),
-            completion_tokens=len(sequence.tokens),
+            prompt_tokens=len(sequence.prompt) - sequence.carried,
+            completion_tokens=len(tokens),
             exit=ExitRecord(
                 model=self.model.name,
                 num_layers=self.model.config.num_layers,
-                token_layers=(self.depth,) * len(sequence.tokens),
-                token_confidences=tuple(sequence.confidences),
+                token_layers=(*before.layers, *sequence.layers),
+                token_confidences=(*before.confidences, *sequence.confidences),
+                reactions=(*before.reactions, *sequence.reactions),
             ),
-            token_ids=tuple(sequence.tokens),
+            token_ids=tokens,
         )

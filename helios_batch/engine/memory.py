@@ -63,6 +63,7 @@ def plan_memory(
     shape: StepShape,
     sequence_tokens: int,
     exit_: ExitShape = NO_EXIT,
+    states: bool = False,
 ) -> MemoryPlan:
     """Spend `budget` bytes: weights and activations first, the rest on KV cache.
 
@@ -74,13 +75,17 @@ def plan_memory(
         shape: limits of one step.
         sequence_tokens: prompt and generated tokens of the sequences to plan for.
         exit_: what runs after the loaded layers; its layers have a KV cache too.
+        states: whether a hidden state is kept for each token beside its keys and values.
 
     Raises:
         ResourceError: the budget does not hold one such sequence; the message says what would.
     """
     weights = weight_bytes(config, depth, itemsize, exit_)
     activations = activation_bytes(config, itemsize, shape)
-    per_token = (depth + exit_.layers) * config.kv_elements_per_token * itemsize
+    elements = (depth + exit_.layers) * config.kv_elements_per_token
+    if states:
+        elements += state_elements(config)
+    per_token = elements * itemsize
     one_sequence = capacity_class(sequence_tokens)
     needed = weights + activations + one_sequence * per_token
     if budget < needed:
@@ -100,6 +105,12 @@ def plan_memory(
     )
 
 
+def state_elements(config: DecoderConfig) -> int:
+    """Return the elements of a token's kept hidden state: whole keys' widths, as blocks have."""
+    width = config.num_kv_heads * config.head_dim
+    return -(-config.hidden_size // width) * width
+
+
 def weight_bytes(
     config: DecoderConfig,
     depth: int,
@@ -110,14 +121,16 @@ def weight_bytes(
     outside = config.vocab_size * config.hidden_size * (1 if config.tied_head else 2)
     if config.position_offset is not None:
         outside += (config.context_length + config.position_offset) * config.hidden_size
-    norm = config.hidden_size * (2 if config.norm.kind == "layer" else 1) * 4
+    norm = _norm_bytes(config)
     layers = depth + exit_.tail_layers
     # a few of the exit's elements are of norms, in float32
     own = exit_.elements * itemsize + (8 * exit_.layers + 2) * norm * bool(exit_.elements)
-    return outside * itemsize + norm + layers * _layer_bytes(config, itemsize, norm) + own
+    return outside * itemsize + norm + layers * layer_bytes(config, itemsize) + own
 
 
-def _layer_bytes(config: DecoderConfig, itemsize: int, norm: int) -> int:
+def layer_bytes(config: DecoderConfig, itemsize: int) -> int:
+    """Return the bytes of one layer's weights; norms are held in float32."""
+    norm = _norm_bytes(config)
     hidden, inner = config.hidden_size, config.intermediate_size
     mlp_rows = (2 if config.gated else 1) * inner
     elements = config.qkv_size * hidden + config.num_heads * config.head_dim * hidden
@@ -128,6 +141,10 @@ def _layer_bytes(config: DecoderConfig, itemsize: int, norm: int) -> int:
     if config.qk_norm:
         norms += 2 * config.head_dim * 4
     return elements * itemsize + norms
+
+
+def _norm_bytes(config: DecoderConfig) -> int:
+    return config.hidden_size * (2 if config.norm.kind == "layer" else 1) * 4
 
 
 def activation_bytes(config: DecoderConfig, itemsize: int, shape: StepShape) -> int:

@@ -18,7 +18,7 @@ from helios_batch.engine.slots import Move, Slot, SlotAllocator
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """Tokens `start` to `stop - 1` of a sequence's prompt."""
+    """Tokens `start` to `stop - 1` of a sequence's context."""
 
     sequence: Sequence
     start: int
@@ -27,7 +27,7 @@ class Chunk:
     @property
     def ends_prompt(self) -> bool:
         """Whether the sequence's first new token comes out of this chunk."""
-        return self.stop == len(self.sequence.prompt)
+        return self.stop == len(self.sequence.context)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +89,30 @@ class Scheduler:
             self._running[move.owner].slot = move.target
         return move
 
+    def requeue(self, index: int) -> None:
+        """Send a running sequence, whose slot is gone, back to wait; it is prefilled again."""
+        sequence = self._running.pop(index)
+        if sequence in self._prefilling:
+            self._prefilling.remove(sequence)
+        sequence.restart()
+        self._waiting.appendleft(sequence)
+
+    def use(self, slots: SlotAllocator) -> None:
+        """Take slots from another allocator, while no sequence holds any."""
+        if self._running:
+            raise ValueError(f"{len(self._running)} sequences hold slots")
+        self._slots = slots
+
+    @property
+    def in_flight(self) -> tuple[Sequence, ...]:
+        """Sequences that hold a slot, in the order of their admission."""
+        return tuple(self._running.values())
+
+    @property
+    def unfinished(self) -> tuple[Sequence, ...]:
+        """Sequences that run, then those that wait."""
+        return (*self._running.values(), *self._waiting)
+
     def length_of(self, index: int) -> int:
         """Return how many tokens of a running sequence lie in the KV cache."""
         return self._running[index].length
@@ -109,7 +133,7 @@ class Scheduler:
         room = self._shape.prefill_tokens
         while self._prefilling:
             sequence = self._prefilling[0]
-            rest = len(sequence.prompt) - sequence.prefilled
+            rest = len(sequence.context) - sequence.prefilled
             count = min(rest, self._shape.chunk_tokens)
             if chunks and count > room:
                 break

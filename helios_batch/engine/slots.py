@@ -77,6 +77,12 @@ class SlotAllocator:
         owners[slot.index] = last
         return Move(last, Slot(slot.slab, len(owners)), slot)
 
+    def resize(self, num_slabs: int) -> list[int]:
+        """Have so many slabs from now on; return the owners of slots in those that are gone."""
+        gone = [owner for slab in self._slabs[num_slabs:] for owner in slab.owners]
+        self._slabs[num_slabs:] = [_Slab() for _ in range(num_slabs - len(self._slabs))]
+        return gone
+
     def capacity(self, slab: int) -> int:
         """Return the capacity in tokens of each slot of a slab."""
         return self._slabs[slab].capacity

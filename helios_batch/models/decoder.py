@@ -42,15 +42,21 @@ class Decoder:
     """Runs the loaded layers of a model, then its exit.
 
     Without an exit, tokens leave through the model's own final norm and head, and `weights` may be
-    deepened between calls.
+    deepened between calls. The first `own` layers are as in the model's files (default: all);
+    the exit may have changed the others.
     """
 
     def __init__(
-        self, config: DecoderConfig, weights: DecoderWeights, exit_: ExitWeights | None = None
+        self,
+        config: DecoderConfig,
+        weights: DecoderWeights,
+        exit_: ExitWeights | None = None,
+        own: int | None = None,
     ) -> None:
         self.config = config
         self.weights = weights
         self.exit = exit_ or ExitWeights()
+        self.own = len(weights.layers) if own is None else own
         self._rotary = RotaryTables(config, weights.embedding.dtype, weights.embedding.device)
 
     @property
@@ -92,6 +98,16 @@ class Decoder:
         yield hidden
         yield from self._run(hidden, positions, attention)
 
+    def states_from(
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention, first: int
+    ) -> Iterator[torch.Tensor]:
+        """Yield `hidden` [T, hidden_size], after `first` layers, and what `states` does from there.
+
+        `positions` and `attention` are as for `forward`.
+        """
+        yield hidden
+        yield from self._run(hidden, positions, attention, first)
+
     def resume(
         self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
     ) -> torch.Tensor:
@@ -104,11 +120,11 @@ class Decoder:
         return self.leave(hidden, positions, attention)
 
     def _run(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention, first: int = 0
     ) -> Iterator[torch.Tensor]:
-        """Yield the hidden states after each of the loaded layers."""
+        """Yield the hidden states after each of the loaded layers from `first` on."""
         rotations = self._rotary.at(positions)
-        for index, layer in enumerate(self.weights.layers):
+        for index, layer in enumerate(self.weights.layers[first:], start=first):
             rotation = rotations[self.config.layers[index].rotary]
             hidden = self._layer(index, layer, hidden, rotation, attention)
             yield hidden

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
+from helios_batch.cache import file_digest
 from helios_batch.errors import ModelError
 from helios_batch.models.choices import EncodedChoices, split
 from helios_batch.records import ErrorCode, Message, RowError
@@ -39,6 +41,13 @@ class Tokenizer:
         # prompts are checked against the context here, with an error of their own
         self._tokenizer.model_max_length = int(1e30)
         self._now = now
+        self._folder = folder
+
+    @cached_property
+    def digest(self) -> str:
+        """Equal for tokenizers that give the same ids to the same text."""
+        file = self._folder / "tokenizer.json"
+        return file_digest(file) if file.is_file() else str(self._folder.resolve())
 
     @property
     def has_chat_template(self) -> bool:

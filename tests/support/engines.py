@@ -24,6 +24,7 @@ def make_engine(
     sequence_tokens: int = 32,
     exit_file: ExitFile | None = None,
     confidence: Confidence = "probability",
+    states: bool = False,
     **resources: object,
 ) -> Engine:
     """Load an engine; `resources` are keys of the spec's section, float32 by default."""
@@ -31,7 +32,8 @@ def make_engine(
     spec = ResourceSpec.model_validate({"dtype": "float32", "memory": "96MiB"} | resources)
     layers = model.config.num_layers if depth is None else depth
     tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
-    return Engine(model, tokenizer, layers, resolve(spec), sequence_tokens, exit_file, confidence)
+    place = (model, tokenizer, layers, resolve(spec), sequence_tokens)
+    return Engine(*place, exit_file, confidence, states)
 
 
 def prompts(*texts: str) -> list[Prompt]:

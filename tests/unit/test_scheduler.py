@@ -50,7 +50,7 @@ def test_every_sequence_runs_to_its_end(slabs: int, sizes: list[tuple[int, int]]
             assert all(item.length < capacity_class(item.capacity_needed) for item in rows)
             advanced = [item for item in rows if item.prompt_done]
         for item in advanced:
-            item.append(7, 0.5)
+            item.append(7, 1, 0.5)
         for item in advanced:
             if item.finish is not None:
                 scheduler.finish(item)
@@ -83,7 +83,7 @@ def test_stop_strings_are_found_across_tokens(pieces: list[str], stops: list[str
     )
     text = ""
     for piece in pieces:
-        item.append(1, 0.5)
+        item.append(1, 1, 0.5)
         text += piece
         found = any(stop in text for stop in stops)
         assert (item.finish is FinishReason.STOP) == found

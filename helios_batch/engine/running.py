@@ -1,0 +1,170 @@
+"""One call of the engine under way: its sequences step by step, and moves to other depths."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+from helios_batch.engine.backbone import Reading
+from helios_batch.engine.loaded import LoadedModel
+from helios_batch.engine.runner import NextToken, Runner
+from helios_batch.engine.scheduler import PrefillStep, Scheduler
+from helios_batch.engine.sequence import Sequence
+from helios_batch.engine.slots import SlotAllocator
+from helios_batch.models.exits.file import ExitFile
+from helios_batch.records import EngineStats
+from helios_batch.spec import Confidence
+
+
+@dataclass(frozen=True)
+class _Loading:
+    """A depth that is being read while steps go on."""
+
+    depth: int
+    exit_file: ExitFile | None
+    reading: Future[Reading]
+
+
+class Running:
+    """Sequences on a loaded model until they are finished, or taken away unfinished.
+
+    Args:
+        loaded: the model; while this runs, it is this one's alone.
+        sequences: what to run, one or more; each fits the memory plan.
+        confidence: how a token's confidence is measured.
+        stats: counts what the steps take.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        sequences: list[Sequence],
+        confidence: Confidence,
+        stats: EngineStats,
+    ) -> None:
+        self._loaded, self._confidence, self._stats = loaded, confidence, stats
+        self._longest = max(sequence.capacity_needed for sequence in sequences)
+        self._slots = self._new_slots()
+        self._scheduler = Scheduler(self._slots, loaded.shape)
+        self._runner = Runner(loaded.decoder, loaded.cache, self._slots, confidence)
+        self._loading: _Loading | None = None
+        self.finished: list[Sequence] = []
+        for sequence in sequences:
+            self._scheduler.add(sequence)
+
+    @property
+    def depth(self) -> int:
+        """The depth at which tokens leave, or are going to as soon as it is read."""
+        return self._loading.depth if self._loading else self._loaded.depth
+
+    @property
+    def batch(self) -> int:
+        """Sequences that hold a slot."""
+        return self._scheduler.running
+
+    @property
+    def unfinished(self) -> tuple[Sequence, ...]:
+        """Sequences that run, then those that wait."""
+        return self._scheduler.unfinished
+
+    def step(self) -> list[NextToken] | None:
+        """Make a step; return the tokens that came out of it, or None when all is done.
+
+        Raises:
+            ModelError: the layers to deepen by can't be read.
+        """
+        if self._loading is not None and self._loading.reading.done():
+            self._deepen(self._loading)
+        step = self._scheduler.next_step()
+        if step is None:
+            return None
+        stats = self._stats
+        stats.largest_batch = max(stats.largest_batch, self.batch)
+        started = time.perf_counter()
+        if isinstance(step, PrefillStep):
+            new = self._runner.prefill(step)
+            stats.prefill_seconds += time.perf_counter() - started
+        else:
+            new = self._runner.decode(step)
+            stats.decode_seconds += time.perf_counter() - started
+            stats.decode_tokens += len(new)
+            stats.decode_steps += 1
+        self._commit(new)
+        return new
+
+    def move_to(self, depth: int, exit_file: ExitFile | None) -> None:
+        """Have tokens leave at another depth from now on, or as soon as its layers are read.
+
+        Where the budget allows, deeper layers are read while steps go on, and then run over the
+        kept hidden states of the sequences in flight. Otherwise, and towards fewer layers, these
+        are prefilled again.
+
+        Raises:
+            ModelError: the weights can't be read.
+            ResourceError: the budget does not hold the depth; all is as before.
+        """
+        self.settle()
+        loaded = self._loaded
+        if loaded.cache.keeps_states and depth > loaded.depth and loaded.decoder.own > 0:
+            slabs = loaded.make_room(depth, exit_file)
+            if slabs is not None:
+                for index in reversed(self._slots.resize(slabs)):
+                    self._scheduler.requeue(index)
+                pool = ThreadPoolExecutor(1)
+                reading = pool.submit(loaded.read, depth, exit_file)
+                pool.shutdown(wait=False)
+                self._loading = _Loading(depth, exit_file, reading)
+                return
+        started = time.perf_counter()
+        self._note(depth)
+        for sequence in reversed(self._scheduler.in_flight):
+            self._scheduler.requeue(sequence.index)
+        loaded.move_to(depth, exit_file)
+        self._slots = self._new_slots()
+        self._scheduler.use(self._slots)
+        self._runner = Runner(loaded.decoder, loaded.cache, self._slots, self._confidence)
+        self._stalled(time.perf_counter() - started)
+
+    def settle(self) -> None:
+        """Wait for what is being read, and go on with it."""
+        if self._loading is not None:
+            self._deepen(self._loading)
+
+    def _deepen(self, loading: _Loading) -> None:
+        started = time.perf_counter()
+        self._note(loading.depth)
+        loaded, self._loading = self._loaded, None
+        slabs = loaded.deepen(loading.reading.result(), loading.depth, loading.exit_file)
+        self._slots.resize(slabs)
+        shape = loaded.shape
+        self._runner.deepen(
+            loaded.decoder, self._scheduler.in_flight, shape.chunk_tokens, shape.prefill_tokens
+        )
+        self._stalled(time.perf_counter() - started)
+
+    def _note(self, depth: int) -> None:
+        for sequence in self._scheduler.in_flight:
+            moved = f"{self._loaded.depth} to {depth} layers after {sequence.written} tokens"
+            sequence.reactions.append(moved)
+
+    def _stalled(self, seconds: float) -> None:
+        self._stats.load_seconds += seconds
+        self._stats.longest_stall = max(self._stats.longest_stall, seconds)
+
+    def _commit(self, new: list[NextToken]) -> None:
+        """Append the new tokens; let finished sequences go and close their gaps."""
+        layer = self._loaded.depth
+        for sequence, token, confidence in new:
+            sequence.append(token, layer, confidence)
+        # only now do all lengths count what the step has stored, as moves need them
+        for sequence, _, _ in new:
+            if sequence.finish is not None:
+                self.finished.append(sequence)
+                move = self._scheduler.finish(sequence)
+                if move is not None:
+                    self._runner.move(move, self._scheduler.length_of(move.owner))
+
+    def _new_slots(self) -> SlotAllocator:
+        slab_tokens = self._loaded.slab_tokens(self._longest)
+        return SlotAllocator(self._loaded.cache.arrange(slab_tokens), slab_tokens)
