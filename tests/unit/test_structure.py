@@ -26,6 +26,7 @@ LEAVES = {
     "spec_policy",
     "spec_quality",
     "spec_section",
+    "strict_yaml",
     "units",
     "records",
     "cache",
