@@ -37,7 +37,7 @@ LEAVES = {
 }
 ROOT_FREE = {
     *("cli", "job", "shard", "local", "finish", "totals", "preflight", "records", "spec", "errors"),
-    *("crashpoint", "policy_file", "hardware"),
+    *("crashpoint", "policy_file", "candidates", "hardware"),
 }
 TORCH_FREE = {
     "engine/slots.py",
