@@ -34,6 +34,13 @@ queue_commands.register(app)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, YAML or JSON.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
+RepositoryPath = Annotated[
+    Path | None,
+    typer.Option(
+        "--repository",
+        help="Model repository: a YAML file or a folder of such, instead of the one in the cache.",
+    ),
+]
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
@@ -131,19 +138,16 @@ def doctor(as_json: AsJson = False) -> None:
 
 
 @models.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """List the packs and whether they are fetched."""
-    from helios_batch.models.packs import PACKS, is_fetched, pack_folder
+def list_models(as_json: AsJson = False, repository: RepositoryPath = None) -> None:
+    """List the packs, whether they are fetched, and what the model repository knows."""
+    from helios_batch.models.repository.files import load_repository
+    from helios_batch.report.repository import list_tables, listing
 
-    rows = [asdict(pack) | {"fetched": is_fetched(pack)} for pack in PACKS.values()]
+    rows = listing(load_repository(repository))
     if as_json:
         typer.echo(json.dumps(rows, indent=2))
         return
-    table = Table("pack", "model", "layers", "licence", "fetched to", title="packs")
-    for pack in PACKS.values():
-        place = str(pack_folder(pack)) if is_fetched(pack) else "not fetched"
-        table.add_row(pack.name, pack.title, str(pack.num_layers), pack.license, escape(place))
-    _out.print(table)
+    _out.print(list_tables(rows))
     _out.print("Local folders and Hugging Face hub ids are models too.")
 
 
@@ -192,16 +196,18 @@ def convert_model(
 def show_model(
     name: Annotated[str, typer.Argument(help="A pack, a folder or a hub id.")],
     as_json: AsJson = False,
+    repository: RepositoryPath = None,
 ) -> None:
-    """Describe a model: its shape, and its weights in memory by depth."""
-    from helios_batch.models.folder import open_model
+    """Describe a model: its shape, its weights in memory by depth, and what was measured of it."""
+    from helios_batch.models.repository.files import load_repository
     from helios_batch.report.model import describe, model_table
 
-    facts = describe(open_model(name))
+    entry = load_repository(repository).find(name)
+    facts = describe(name, entry)
     if as_json:
         typer.echo(json.dumps(facts, indent=2))
     else:
-        _out.print(model_table(facts))
+        _out.print(model_table(facts, entry))
 
 
 if __name__ == "__main__":

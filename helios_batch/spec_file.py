@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Hashable
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from helios_batch.errors import SpecError
 from helios_batch.spec import JobSpec
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        merge = "tag:yaml.org,2002:merge"
-        keys = [self.construct_object(key) for key, _ in node.value if key.tag != merge]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"key {key!r} is given twice", problem_mark=node.start_mark
-                )
-        return super().construct_mapping(node, deep)
+from helios_batch.spec_section import explain
+from helios_batch.strict_yaml import load_yaml
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -35,6 +21,10 @@ def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"key {twice!r} is given twice")
     return found
+
+
+def _read_json(text: str) -> object:
+    return json.loads(text, object_pairs_hook=_distinct)
 
 
 def load_spec(path: str | Path) -> JobSpec:
@@ -54,11 +44,8 @@ def load_spec(path: str | Path) -> JobSpec:
         ) from None
     kind = "JSON" if Path(path).suffix == ".json" else "YAML"
     try:
-        if kind == "JSON":
-            data = json.loads(text, object_pairs_hook=_distinct)
-        else:
-            data = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError) as exc:  # YAML dates that don't exist are ValueErrors
+        data = _read_json(text) if kind == "JSON" else load_yaml(text)
+    except ValueError as exc:
         raise SpecError(
             f"the job spec is not valid {kind}: {exc}",
             where=where,
@@ -82,22 +69,7 @@ def parse_spec(data: object, where: str) -> JobSpec:
     try:
         return JobSpec.model_validate(data)
     except ValidationError as exc:
-        raise SpecError(_explain(exc), where=where, fix=_fix(exc)) from None
-
-
-def _explain(exc: ValidationError) -> str:
-    lines = []
-    for error in exc.errors(include_url=False):
-        key = ".".join(str(part) for part in error["loc"])
-        message = error["msg"].removeprefix("Value error, ")
-        if error["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif error["type"] == "missing":
-            message = "this key is required"
-        else:
-            message = f"{message} (found {error['input']!r:.80})"
-        lines.append(f"{key or 'spec'}: {message}")
-    return "\n".join(dict.fromkeys(lines))
+        raise SpecError(explain(exc, "spec"), where=where, fix=_fix(exc)) from None
 
 
 def _fix(exc: ValidationError) -> str:

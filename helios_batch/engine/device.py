@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from helios_batch.errors import ResourceError
+from helios_batch.hardware import hardware_name
 from helios_batch.spec import ResourceSpec
 
 _SHARE_OF_FREE_MEMORY = 0.6
@@ -47,6 +48,13 @@ def resolve(spec: ResourceSpec) -> Resources:
         threads=spec.threads or len(os.sched_getaffinity(0)),
         max_batch=spec.max_batch or 256,
     )
+
+
+def hardware_of(resources: Resources) -> str:
+    """Return what the hardware is called that an engine computes on; see `hardware_name`."""
+    on_gpu = resources.device.type == "cuda"
+    gpu = torch.cuda.get_device_name(resources.device) if on_gpu else None
+    return hardware_name(resources.threads, gpu)
 
 
 def _device(name: str) -> torch.device:

@@ -28,7 +28,7 @@ def examine() -> list[Finding]:
     """Look at Python, libraries, device, memory, cache and packs."""
     import torch
 
-    from helios_batch.engine.device import cpu_has_bf16, resolve
+    from helios_batch.engine.device import cpu_has_bf16, hardware_of, resolve
 
     resources = resolve(ResourceSpec())
     packages = ("torch", "transformers", "pyarrow", "tokenizers")
@@ -36,6 +36,7 @@ def examine() -> list[Finding]:
         Finding("python", True, f"{platform.python_version()} at {sys.executable}"),
         Finding("packages", True, ", ".join(f"{name} {version(name)}" for name in packages)),
         Finding("threads", True, str(resources.threads)),
+        Finding("hardware", True, hardware_of(resources)),
         Finding(
             "bfloat16",
             cpu_has_bf16() or resources.device.type == "cuda",

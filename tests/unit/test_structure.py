@@ -26,6 +26,8 @@ LEAVES = {
     "spec_policy",
     "spec_quality",
     "spec_section",
+    "strict_yaml",
+    "hardware",
     "units",
     "records",
     "cache",
@@ -35,7 +37,7 @@ LEAVES = {
 }
 ROOT_FREE = {
     *("cli", "job", "shard", "local", "finish", "totals", "preflight", "records", "spec", "errors"),
-    *("crashpoint", "policy_file"),
+    *("crashpoint", "policy_file", "candidates", "hardware"),
 }
 TORCH_FREE = {
     "engine/slots.py",
@@ -50,6 +52,9 @@ TORCH_FREE = {
     "models/catalog.py",
     "models/tensor_names.py",
     "models/exits/metadata.py",
+    "models/repository/entry.py",
+    "models/repository/files.py",
+    "models/repository/record.py",
     "tune/request.py",
     "tune/sample.py",
     "tune/result.py",
