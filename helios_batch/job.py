@@ -33,16 +33,51 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True)
+class Candidate:
+    """A model that a job may run on, with its exits by depth."""
+
+    model: ModelFolder
+    exits: Mapping[int, ExitFile]
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """The depths at which it may be left, full depth last.
+
+        A model without exits of its own leaves only where it was given one.
+        """
+        layers = self.model.config.num_layers
+        early = set(self.exits)
+        if self.model.native_exits:
+            early |= {max(1, layers * quarter // 4) for quarter in (1, 2, 3)}
+        found = sorted(early - {layers})
+        # of more than can be tried, some spread evenly
+        step = -(-len(found) // MOST_EARLY_STAGES) or 1
+        return (*found[::step], layers)
+
+
+@dataclass(frozen=True)
 class Job:
-    """A spec whose every reference has been resolved and checked."""
+    """A spec whose every reference has been resolved and checked.
+
+    `candidates` are the spec's models in their order; what runs on one model runs on the first.
+    """
 
     spec: JobSpec
     table: InputTable
     renderer: PromptRenderer
     schema: pa.Schema
-    model: ModelFolder
-    exits: Mapping[int, ExitFile]
+    candidates: tuple[Candidate, ...]
     output: OutputFolder
+
+    @property
+    def model(self) -> ModelFolder:
+        """The first model."""
+        return self.candidates[0].model
+
+    @property
+    def exits(self) -> Mapping[int, ExitFile]:
+        """The first model's exits by depth."""
+        return self.candidates[0].exits
 
     @property
     def exit_file(self) -> ExitFile | None:
@@ -57,18 +92,8 @@ class Job:
 
     @property
     def stage_depths(self) -> tuple[int, ...]:
-        """The depths that `depth: auto` chooses from, full depth last.
-
-        A model without exits of its own leaves only where it was given one.
-        """
-        layers = self.model.config.num_layers
-        early = set(self.exits)
-        if self.model.native_exits:
-            early |= {max(1, layers * quarter // 4) for quarter in (1, 2, 3)}
-        found = sorted(early - {layers})
-        # of more than can be tried, some spread evenly
-        step = -(-len(found) // MOST_EARLY_STAGES) or 1
-        return (*found[::step], layers)
+        """The depths that `depth: auto` chooses from on one model, full depth last."""
+        return self.candidates[0].depths
 
     @property
     def shards(self) -> ShardPlan:
@@ -89,13 +114,17 @@ class Job:
         ]
         exit_digest: object = self.exit_file.digest if self.exit_file else None
         if self.spec.depth == "auto":
-            exit_digest = {str(depth): self.exits[depth].digest for depth in sorted(self.exits)}
+            exit_digest = _digests(self.exits)
+        others = [
+            {"model": other.model.digest, "exit": _digests(other.exits)}
+            for other in self.candidates[1:]
+        ]
         return {
             "spec": self.spec.identity(),
             "input": files,
             "model": self.model.digest,
             "exit": exit_digest,
-        }
+        } | ({"others": others} if others else {})
 
     @cached_property
     def fingerprint(self) -> str:
@@ -141,7 +170,7 @@ class Job:
         Raises:
             OutputError: the output folder says it, and can't be read.
         """
-        if self.spec.depth != "auto":
+        if self.spec.quality is None:
             return None
         found = read_calibration(self.output, self.fingerprint)
         return found.policy if found else None
@@ -158,6 +187,10 @@ class Job:
     def _policy(self) -> dict[str, Any]:
         """Return what decides at which depth the rows run."""
         model: dict[str, Any] = {"model": self.model.name}
+        if self.spec.policy is not None:
+            names = [candidate.model.name for candidate in self.candidates]
+            told = {"models": names, "decided_by": self.spec.policy.type}
+            return told | self.spec.policy.model_dump()
         if self.spec.depth == "auto":
             made = asdict(self.policy) if self.policy else {}
             return model | {"decided_by": "calibration", "broken": self.broken} | made
@@ -175,7 +208,8 @@ def prepare(spec: JobSpec) -> Job:
     renderer = PromptRenderer(spec.prompt, table)
     passed = spec.input.columns if spec.input.columns is not None else tuple(table.schema.names)
     schema = output_schema(table, passed, spec.task.choices)
-    model = open_model(spec.model)
+    candidates = tuple(_candidate(spec, name) for name in spec.models)
+    model = candidates[0].model
     layers = model.config.num_layers
     if isinstance(spec.depth, int) and spec.depth > layers:
         raise SpecError(
@@ -183,10 +217,10 @@ def prepare(spec: JobSpec) -> Job:
             where="depth",
             fix=f"{spec.model} has {layers} layers: write full or 1 to {layers}",
         )
-    exits = find_exits(model, Path(spec.exits.path).expanduser() if spec.exits.path else None)
-    if spec.depth == "auto" and not exits and not model.native_exits:
+    if spec.depth == "auto" and not any(len(candidate.depths) > 1 for candidate in candidates):
+        named = " and ".join(spec.models)
         raise SpecError(
-            f"{spec.model} has no exits to choose from",
+            f"{named} {'has' if len(candidates) == 1 else 'have'} no exits to choose from",
             where="depth",
             fix=f"make some with: helios-batch models tune {spec.model}, and name their folder in "
             "exits.path; or write depth: full",
@@ -200,4 +234,18 @@ def prepare(spec: JobSpec) -> Job:
                 fix="write outside of the input folder, or name the input with a glob such as "
                 f"{folder / '*.parquet'}",
             )
-    return Job(spec, table, renderer, schema, model, exits, output)
+    return Job(spec, table, renderer, schema, candidates, output)
+
+
+def _candidate(spec: JobSpec, name: str) -> Candidate:
+    """Open a model with its exits; of several models, `exits.path` has a folder for each."""
+    model = open_model(name)
+    folder = Path(spec.exits.path).expanduser() if spec.exits.path else None
+    if folder is not None and len(spec.models) > 1:
+        folder = folder / Path(name).name
+        folder = folder if folder.is_dir() else None
+    return Candidate(model, find_exits(model, folder))
+
+
+def _digests(exits: Mapping[int, ExitFile]) -> dict[str, str]:
+    return {str(depth): exits[depth].digest for depth in sorted(exits)}

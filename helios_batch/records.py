@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, Self, TypedDict
 
@@ -137,17 +138,24 @@ class EngineStats:
     """What a call of the engine took: seconds, decoded tokens and steps, and the largest batch.
 
     Under a policy `load_seconds` go into moving between depths and models; `longest_stall` is the
-    most that sequences in flight have waited for one of these moves.
+    most that sequences in flight have waited for one of these moves, `expected_stall` the most
+    that the performance history table has expected of one.
+    `profile_seconds` go into trying requests on the candidates. `moves` counts changes of place by
+    kind, `engines` lists what took part beside what there is at the end.
     Labels are scored in prefill steps alone.
     """
 
     load_seconds: float = 0.0
     longest_stall: float = 0.0
+    expected_stall: float = 0.0
+    profile_seconds: float = 0.0
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     decode_tokens: int = 0
     decode_steps: int = 0
     largest_batch: int = 0
+    moves: Counter[str] = field(default_factory=Counter)
+    engines: list[EngineFacts] = field(default_factory=list)
 
     def __iadd__(self, other: EngineStats) -> Self:
         self.load_seconds += other.load_seconds
@@ -157,6 +165,10 @@ class EngineStats:
         self.decode_tokens += other.decode_tokens
         self.decode_steps += other.decode_steps
         self.largest_batch = max(self.largest_batch, other.largest_batch)
+        self.expected_stall = max(self.expected_stall, other.expected_stall)
+        self.profile_seconds += other.profile_seconds
+        self.moves.update(other.moves)
+        self.engines += [engine for engine in other.engines if engine not in self.engines]
         return self
 
 

@@ -85,7 +85,10 @@ def run_shard(
     totals.largest_batch = engine.stats.largest_batch
     totals.decode_steps = engine.stats.decode_steps
     totals.decode_tokens = engine.stats.decode_tokens
-    totals.engines = [engine.facts]
+    totals.engines = engine.stats.engines or [engine.facts]
+    totals.moves = engine.stats.moves
+    totals.longest_stall = engine.stats.longest_stall
+    totals.expected_stall = engine.stats.expected_stall
     started = time.perf_counter()
     ids = context.table.ids(shard.start, shard.stop)
     part = part_table(context.schema, rows, ids, generations)
@@ -97,6 +100,8 @@ def run_shard(
     }
     if engine.stats.load_seconds:
         totals.seconds["load"] = engine.stats.load_seconds
+    if engine.stats.profile_seconds:
+        totals.seconds["profile"] = engine.stats.profile_seconds
     published = context.output.publish_part(shard, part, context.fingerprint, totals.to_json())
     return ShardResult(totals, published)
 

@@ -17,8 +17,10 @@ class Totals:
     `decode_tokens` over `decode_steps` is the mean batch; `largest_batch` the largest.
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
     at, `labels` rows by label, `stages` rows by the stage of the policy where they left,
-    `audited_agreement` sums up that of the `audited_rows`, `seconds` wall time by phase: read (and
-    render), load (moving between depths), prefill, decode, write (building and encoding the part).
+    `audited_agreement` sums up that of the `audited_rows`. `moves` counts those of a policy by kind;
+    `longest_stall` and `expected_stall` are in seconds, see `EngineStats`. `seconds` is wall time by
+    phase: read (and render), load (moving between depths and models), profile (requests tried on
+    the candidates), prefill, decode, write (building and encoding the part).
     `engines` lists each engine that took part, once.
     """
 
@@ -35,6 +37,9 @@ class Totals:
     stages: Counter[int] = field(default_factory=Counter)
     audited_rows: int = 0
     audited_agreement: float = 0.0
+    moves: Counter[str] = field(default_factory=Counter)
+    longest_stall: float = 0.0
+    expected_stall: float = 0.0
     seconds: dict[str, float] = field(default_factory=dict)
     engines: list[EngineFacts] = field(default_factory=list)
 
@@ -89,6 +94,9 @@ class Totals:
         self.stages.update(other.stages)
         self.audited_rows += other.audited_rows
         self.audited_agreement += other.audited_agreement
+        self.moves.update(other.moves)
+        self.longest_stall = max(self.longest_stall, other.longest_stall)
+        self.expected_stall = max(self.expected_stall, other.expected_stall)
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.engines += [engine for engine in other.engines if engine not in self.engines]
@@ -110,6 +118,9 @@ class Totals:
             "stages": {str(k): v for k, v in sorted(self.stages.items())},
             "audited_rows": self.audited_rows,
             "audited_agreement": self.audited_agreement,
+            "moves": dict(self.moves),
+            "longest_stall": round(self.longest_stall, 6),
+            "expected_stall": round(self.expected_stall, 6),
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "engines": [asdict(engine) for engine in self.engines],
         }
@@ -121,6 +132,7 @@ class Totals:
         fields["errors"] = Counter(data["errors"])
         fields["finish_reasons"] = Counter(data["finish_reasons"])
         fields["labels"] = Counter(data.get("labels", {}))  # parts of before there were labels
+        fields["moves"] = Counter(data.get("moves", {}))
         fields["stages"] = Counter({int(k): v for k, v in data.get("stages", {}).items()})
         fields["exit_histogram"] = Counter({int(k): v for k, v in data["exit_histogram"].items()})
         fields["engines"] = [EngineFacts(**engine) for engine in data["engines"]]

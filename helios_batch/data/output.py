@@ -188,8 +188,8 @@ class OutputFolder:
                 fix="change its permissions, or choose another output folder",
             ) from None
 
-    def publish_note(self, name: str, text: str) -> bool:
-        """Write a file beside the parts; return False if another was first.
+    def publish_note(self, name: str, text: str, *, replace: bool = False) -> bool:
+        """Write a file beside the parts; return False if another was first and stays.
 
         Raises:
             WriteError: writing failed; nothing is visible.
@@ -197,7 +197,8 @@ class OutputFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         content = text.encode()
-        return publish(self.path / name, lambda file: _write(file, content), confirm=self._confirm)
+        target, confirm = self.path / name, self._confirm
+        return publish(target, lambda f: _write(f, content), replace=replace, confirm=confirm)
 
     def created(self) -> datetime | None:
         """Return when the job that the folder holds first began."""
