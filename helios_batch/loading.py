@@ -6,26 +6,13 @@ from helios_batch.calibration import calibrated
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
 from helios_batch.errors import OutputError
-from helios_batch.helios.audit import Audit
 from helios_batch.job import Job
 from helios_batch.models.tokenizer import Tokenizer
-from helios_batch.policy_file import Calibration, publish_broken, read_broken, read_calibration
+from helios_batch.policy_file import Calibration, read_calibration
 from helios_batch.preflight import sample_prompts
+from helios_batch.promise import FolderPromise
 from helios_batch.spec import ResourceSpec
 from helios_batch.staged import StagedEngine
-
-
-class _FolderPromise:
-    """Keeps in a job's output folder that its promise is broken, so that all engines know."""
-
-    def __init__(self, job: Job) -> None:
-        self._output = job.output
-
-    def is_broken(self) -> bool:
-        return read_broken(self._output) is not None
-
-    def broke(self, audit: Audit) -> None:
-        publish_broken(self._output, audit.rows, audit.total / audit.rows)
 
 
 def load_engine(job: Job) -> Engine | StagedEngine:
@@ -51,7 +38,7 @@ def load_engine(job: Job) -> Engine | StagedEngine:
         del engine
         engine = _load(job, wanted)
     answers = {answer.row: answer for answer in found.answers}
-    promise = _FolderPromise(job)
+    promise = FolderPromise(job, 1 - quality.min_agreement)
     return StagedEngine(engine, job.exits, found.policy, quality.audit_fraction, answers, promise)
 
 

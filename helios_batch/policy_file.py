@@ -80,7 +80,7 @@ def read_broken(output: OutputFolder) -> dict[str, Any] | None:
         raise OutputError(
             f"{_BROKEN} can't be read: {exc}",
             where=str(output.path / _BROKEN),
-            fix="delete it; audits begin anew",
+            fix="delete it: the finished parts are judged anew",
         ) from None
     return found
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol, Self, TypedDict
 
@@ -133,7 +134,8 @@ class EngineFacts:
 class EngineStats:
     """What a call of the engine took: seconds, decoded tokens and steps, and the largest batch.
 
-    Under a policy `load_seconds` go into moving between depths.
+    Under a policy `load_seconds` go into moving between depths, and `audit_losses` counts the rows
+    drawn to be audited by their loss (see `audit.in_thousandths`).
     Labels are scored in prefill steps alone.
     """
 
@@ -143,6 +145,7 @@ class EngineStats:
     decode_tokens: int = 0
     decode_steps: int = 0
     largest_batch: int = 0
+    audit_losses: Counter[int] = field(default_factory=Counter)
 
     def __iadd__(self, other: EngineStats) -> Self:
         self.load_seconds += other.load_seconds
@@ -151,6 +154,7 @@ class EngineStats:
         self.decode_tokens += other.decode_tokens
         self.decode_steps += other.decode_steps
         self.largest_batch = max(self.largest_batch, other.largest_batch)
+        self.audit_losses.update(other.audit_losses)
         return self
 
 

@@ -85,6 +85,7 @@ def run_shard(
     totals.largest_batch = engine.stats.largest_batch
     totals.decode_steps = engine.stats.decode_steps
     totals.decode_tokens = engine.stats.decode_tokens
+    totals.audit_losses = engine.stats.audit_losses
     totals.engines = [engine.facts]
     started = time.perf_counter()
     ids = context.table.ids(shard.start, shard.stop)

@@ -17,7 +17,8 @@ class Totals:
     `decode_tokens` over `decode_steps` is the mean batch; `largest_batch` the largest.
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
     at, `labels` rows by label, `stages` rows by the stage of the policy where they left,
-    `audited_agreement` sums up that of the `audited_rows`, `seconds` wall time by phase: read (and
+    `audited_agreement` sums up that of the `audited_rows`, `audit_losses` counts all rows drawn to
+    be audited by their loss (see `audit.in_thousandths`), `seconds` wall time by phase: read (and
     render), load (moving between depths), prefill, decode, write (building and encoding the part).
     `engines` lists each engine that took part, once.
     """
@@ -35,6 +36,7 @@ class Totals:
     stages: Counter[int] = field(default_factory=Counter)
     audited_rows: int = 0
     audited_agreement: float = 0.0
+    audit_losses: Counter[int] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     engines: list[EngineFacts] = field(default_factory=list)
 
@@ -89,6 +91,7 @@ class Totals:
         self.stages.update(other.stages)
         self.audited_rows += other.audited_rows
         self.audited_agreement += other.audited_agreement
+        self.audit_losses.update(other.audit_losses)
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.engines += [engine for engine in other.engines if engine not in self.engines]
@@ -110,6 +113,7 @@ class Totals:
             "stages": {str(k): v for k, v in sorted(self.stages.items())},
             "audited_rows": self.audited_rows,
             "audited_agreement": self.audited_agreement,
+            "audit_losses": {str(k): v for k, v in sorted(self.audit_losses.items())},
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "engines": [asdict(engine) for engine in self.engines],
         }
@@ -122,6 +126,8 @@ class Totals:
         fields["finish_reasons"] = Counter(data["finish_reasons"])
         fields["labels"] = Counter(data.get("labels", {}))  # parts of before there were labels
         fields["stages"] = Counter({int(k): v for k, v in data.get("stages", {}).items()})
+        losses = data.get("audit_losses", {})  # parts of before they were counted
+        fields["audit_losses"] = Counter({int(k): v for k, v in losses.items()})
         fields["exit_histogram"] = Counter({int(k): v for k, v in data["exit_histogram"].items()})
         fields["engines"] = [EngineFacts(**engine) for engine in data["engines"]]
         return cls(**fields)

@@ -35,7 +35,7 @@ LEAVES = {
 }
 ROOT_FREE = {
     *("cli", "job", "shard", "local", "finish", "totals", "preflight", "records", "spec", "errors"),
-    *("crashpoint", "policy_file"),
+    *("crashpoint", "policy_file", "promise"),
 }
 TORCH_FREE = {
     "engine/slots.py",
