@@ -13,12 +13,14 @@ from helios_batch.preflight import sample_prompts
 from helios_batch.promise import FolderPromise
 from helios_batch.spec import ResourceSpec
 from helios_batch.staged import StagedEngine
+from helios_batch.supervision import ALONE, Supervisor
 
 
-def load_engine(job: Job) -> Engine | StagedEngine:
+def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Engine | StagedEngine:
     """Load model and tokenizer, with memory for the prompts that a sample of the input shows.
 
-    With `depth: auto`, the job is calibrated first, unless its output folder says that it was.
+    With `depth: auto`, the job is calibrated first, unless its output folder says that it was;
+    `supervisor` watches over it.
 
     Raises:
         ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
@@ -31,7 +33,7 @@ def load_engine(job: Job) -> Engine | StagedEngine:
         return _load(job, job.spec.resources)
     known = read_calibration(job.output, job.fingerprint)
     engine = _load(job, _in_dtype(job, known))
-    found = known or calibrated(job, engine, quality)
+    found = known or calibrated(job, engine, quality, supervisor)
     if found.dtype != engine.facts.dtype:
         # another engine was first, in its own type
         wanted = _in_dtype(job, found)

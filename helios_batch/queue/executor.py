@@ -24,6 +24,7 @@ from helios_batch.queue.prepared import PreparedJobs, in_dtype
 from helios_batch.queue.settings import QueueSettings
 from helios_batch.queue.survey import survey
 from helios_batch.records import Generator
+from helios_batch.supervision import Supervisor
 
 _LONGEST_PAUSE = 8  # times the redelivery time
 _REFILL_EVERY = 2
@@ -130,22 +131,24 @@ class UnitExecutor:
         )
         totals = attempt.published()
         if totals is None:
-            totals = attempt.run(self._warm_engine(lease.job_id, prepared.job))
+            engine = self._warm_engine(lease.job_id, prepared.job, attempt.supervisor)
+            totals = attempt.run(engine)
         with self._lock:
             self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
         if state.job.max_failed >= 0:
             self._stop_on_failures(prepared.job, lease.job_id)
 
-    def _warm_engine(self, job_id: str, job: Job) -> Generator:
+    def _warm_engine(self, job_id: str, job: Job, supervisor: Supervisor) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""
         if self._ready is not None and self._ready[0] == job_id:
             return self._ready[1]
         # nothing may hold the engine while another takes its place
         self._ready, loads = None, self._engine.loads
         settled = in_dtype(job, self._jobs.agreed(job_id, "dtype"))
-        dtype = self._engine.serve(job_id, settled).facts.dtype
+        dtype = self._engine.serve(job_id, settled, supervisor).facts.dtype
         agreed = self._jobs.agree(job_id, "dtype", dtype)
-        engine = self._engine.serve(job_id, settled if dtype == agreed else in_dtype(job, agreed))
+        settled = settled if dtype == agreed else in_dtype(job, agreed)
+        engine = self._engine.serve(job_id, settled, supervisor)
         facts = engine.facts
         if facts.dtype != agreed:
             raise JobError(

@@ -18,6 +18,7 @@ ALLOWED = {
     "report": {"report", "preflight", "engine", "models", "tune", "helios"},
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
+        "supervision",
     },
 }
 LEAVES = {
@@ -35,7 +36,7 @@ LEAVES = {
 }
 ROOT_FREE = {
     *("cli", "job", "shard", "local", "finish", "totals", "preflight", "records", "spec", "errors"),
-    *("crashpoint", "policy_file", "promise"),
+    *("crashpoint", "policy_file", "promise", "supervision"),
 }
 TORCH_FREE = {
     "engine/slots.py",
