@@ -57,6 +57,10 @@ class WarmEngine:
         self._job_id = job_id
         return self._engine
 
+    def drop(self) -> None:
+        """Let the engine go, as it is not what it should be; the next one is loaded anew."""
+        self._engine = None
+
 
 def _asked(job_id: str, job: Job) -> tuple[object, ...]:
     """Return what an engine has to fit, beside the resources.

@@ -12,7 +12,7 @@ from typing import Literal
 import redis
 
 from helios_batch.crashpoint import crashpoint
-from helios_batch.errors import CommitRefused, HeliosError, JobError
+from helios_batch.errors import CommitRefused, HeliosError, JobError, UsageError
 from helios_batch.finish import check_failures, finished
 from helios_batch.job import Job
 from helios_batch.queue.attempt import HandBack, ShardAttempt
@@ -25,6 +25,7 @@ from helios_batch.queue.settings import QueueSettings
 from helios_batch.queue.survey import survey
 from helios_batch.records import Generator
 from helios_batch.supervision import Supervisor
+from helios_batch.totals import Totals
 
 _LONGEST_PAUSE = 8  # times the redelivery time
 _REFILL_EVERY = 2
@@ -131,12 +132,20 @@ class UnitExecutor:
         )
         totals = attempt.published()
         if totals is None:
-            engine = self._warm_engine(lease.job_id, prepared.job, attempt.supervisor)
-            totals = attempt.run(engine)
+            totals = self._run(attempt, lease.job_id, prepared.job)
         with self._lock:
             self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
         if state.job.max_failed >= 0:
             self._stop_on_failures(prepared.job, lease.job_id)
+
+    def _run(self, attempt: ShardAttempt, job_id: str, job: Job) -> Totals:
+        """Run the shard; an engine that could not do what was asked serves no other."""
+        try:
+            return attempt.run(self._warm_engine(job_id, job, attempt.supervisor))
+        except UsageError:
+            self._ready = None
+            self._engine.drop()
+            raise
 
     def _warm_engine(self, job_id: str, job: Job, supervisor: Supervisor) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helios_batch import loading
+from helios_batch.errors import ModelError
 from helios_batch.job import prepare
 from helios_batch.queue import engines
 from helios_batch.queue.dispatcher import Dispatcher
@@ -205,3 +206,18 @@ def test_a_cancelled_job_gets_no_policy(rig: Rig) -> None:
     assert not rig.policy.exists()
     assert not rig.fleet.parts()
     assert not rig.deaths()
+
+
+def test_an_engine_that_could_not_load_is_not_used_again(rig: Rig) -> None:
+    """Where the layers of a stage can't be read, the next shard has an engine of its own."""
+    assert rig.run(0) == "done"
+    loaded, spoilt = rig.engines, rig.engines
+
+    def act(row: int) -> None:
+        if rig.engines == spoilt:
+            raise ModelError("the weights can't be read", where="here", fix="try again")
+
+    rig.act = act
+    assert rig.run(1) == "failed"
+    assert rig.run(2) == "done"
+    assert rig.engines == loaded + 1
