@@ -56,6 +56,18 @@ def read_calibration(output: OutputFolder, fingerprint: str) -> Calibration | No
     return found
 
 
+def calibration_mark(output: OutputFolder) -> tuple[int, int] | None:
+    """Return what tells the calibration in an output folder from any other; None if there is none.
+
+    It costs no reading.
+    """
+    try:
+        found = (output.path / _NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def publish_calibration(output: OutputFolder, made: Calibration) -> Calibration:
     """Put a calibration into the output folder; return the one that is there afterwards.
 

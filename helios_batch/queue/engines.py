@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helios_batch.job import Job
+from helios_batch.policy_file import calibration_mark
 from helios_batch.records import Generator
 from helios_batch.spec import ResourceSpec
 from helios_batch.supervision import Supervisor
@@ -49,7 +50,7 @@ class WarmEngine:
             self._engine = None  # the old weights go before the new ones come
             self._engine = load_engine(job, supervisor)
             exact = resources.model_copy(update={"dtype": self._engine.facts.dtype})
-            asked = _asked(job_id, job)
+            asked = _asked(job_id, job)  # its policy may be made only now
             self._fits = {(*asked, resources), (*asked, exact)}
             self.loads += 1
         elif job_id != self._job_id:
@@ -65,10 +66,12 @@ class WarmEngine:
 def _asked(job_id: str, job: Job) -> tuple[object, ...]:
     """Return what an engine has to fit, beside the resources.
 
-    A policy is one job's own, and that of one output folder.
+    A policy is one job's own, and the one that its output folder holds: should that folder be
+    taken away, its rows follow whichever is the first there again.
     """
     exit_digest = job.exit_file.digest if job.exit_file else ""
-    policy = job_id if job.spec.depth == "auto" else ""
+    auto = job.spec.depth == "auto"
+    policy = (job_id, calibration_mark(job.output)) if auto else None
     return job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy
 
 

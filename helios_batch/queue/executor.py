@@ -15,6 +15,7 @@ from helios_batch.crashpoint import crashpoint
 from helios_batch.errors import CommitRefused, HeliosError, JobError, UsageError
 from helios_batch.finish import check_failures, finished
 from helios_batch.job import Job
+from helios_batch.policy_file import calibration_mark
 from helios_batch.queue.attempt import HandBack, ShardAttempt
 from helios_batch.queue.engines import Overrides, WarmEngine
 from helios_batch.queue.jobs import JobState, JobTable
@@ -62,7 +63,7 @@ class UnitExecutor:
         self._leases = LeaseTable(jobs.client, jobs.keys, settings.lease)
         self._prepared = PreparedJobs(settings, overrides)
         self._engine = WarmEngine()
-        self._ready: tuple[str, Generator] | None = None
+        self._ready: tuple[tuple[object, ...], Generator] | None = None
         self._facts: dict[str, str | int] = {}
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -149,7 +150,7 @@ class UnitExecutor:
 
     def _warm_engine(self, job_id: str, job: Job, supervisor: Supervisor) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""
-        if self._ready is not None and self._ready[0] == job_id:
+        if self._ready is not None and self._ready[0] == (job_id, calibration_mark(job.output)):
             return self._ready[1]
         # nothing may hold the engine while another takes its place
         self._ready, loads = None, self._engine.loads
@@ -166,7 +167,7 @@ class UnitExecutor:
                 where=f"job {job_id}, resources.dtype",
                 fix="let resources.dtype be auto, or the same in all that run this job",
             )
-        self._ready = job_id, engine
+        self._ready = (job_id, calibration_mark(job.output)), engine
         self._facts = {"model": facts.model, "depth": facts.layers_loaded, "device": facts.device}
         if self._engine.loads != loads:
             self._jobs.event(job_id, "loaded", worker=self._holder.worker, **self._facts)

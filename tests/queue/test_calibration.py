@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,9 @@ import pytest
 
 from helios_batch import loading
 from helios_batch.errors import ModelError
+from helios_batch.helios.policy import Policy
 from helios_batch.job import prepare
+from helios_batch.policy_file import Calibration, publish_calibration
 from helios_batch.queue import engines
 from helios_batch.queue.dispatcher import Dispatcher
 from helios_batch.queue.engines import Overrides
@@ -221,3 +224,19 @@ def test_an_engine_that_could_not_load_is_not_used_again(rig: Rig) -> None:
     assert rig.run(1) == "failed"
     assert rig.run(2) == "done"
     assert rig.engines == loaded + 1
+
+
+def test_a_folder_that_is_taken_away(rig: Rig) -> None:
+    """A warm worker follows the policy that is in the folder, and makes one if there is none."""
+    assert rig.run(0) == "done"
+    first = rig.policy.read_text()
+    shutil.rmtree(rig.job.output.path)
+    assert rig.run(1) == "done"
+    assert rig.policy.exists()
+    shutil.rmtree(rig.job.output.path)
+    other = Policy((2,), 2.0, 0.5, 0.8, "token", 0, "full depth: another worker's")
+    made = Calibration(rig.job.fingerprint, "float32", other, ())
+    publish_calibration(rig.job.output, made)
+    assert rig.policy.read_text() != first
+    assert rig.run(2) == "done"
+    assert {row["exit"]["layers_loaded"] for row in rig.fleet.rows()} == {2}

@@ -18,7 +18,7 @@ ALLOWED = {
     "report": {"report", "preflight", "engine", "models", "tune", "helios"},
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
-        "supervision",
+        *("policy_file", "supervision"),
     },
 }
 LEAVES = {
