@@ -28,17 +28,21 @@ from helios_batch.job import Job
 from helios_batch.policy_file import Calibration, publish_calibration, read_calibration
 from helios_batch.records import Generation, Prompt
 from helios_batch.spec_quality import QualitySpec
+from helios_batch.supervision import Supervisor
 
 _WARM_UP_ROWS = 16
 
 
-def calibrated(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
+def calibrated(
+    job: Job, engine: Engine, quality: QualitySpec, supervisor: Supervisor
+) -> Calibration:
     """Return the job's calibration: the one in its output folder, or a new one put there.
 
     Args:
         job: the job; its output folder is made its own.
         engine: at full depth, and so when this returns.
         quality: what the job promises.
+        supervisor: watches over it.
 
     Raises:
         OutputError: the folder is another job's, or holds an unreadable policy.
@@ -46,13 +50,16 @@ def calibrated(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
     """
     found = read_calibration(job.output, job.fingerprint)
     if found is None:
-        job.output.claim(job.record())
-        found = publish_calibration(job.output, _calibrate(job, engine, quality))
+        output = job.output.guarded(supervisor.confirm)
+        output.claim(job.record())
+        found = publish_calibration(output, _calibrate(job, engine, quality, supervisor))
         engine.move_to(job.depth)
     return found
 
 
-def _calibrate(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
+def _calibrate(
+    job: Job, engine: Engine, quality: QualitySpec, supervisor: Supervisor
+) -> Calibration:
     """Run random rows of the job at each depth, and decide."""
     rows, metric, dtype = job.table.rows, job.spec.metric, engine.facts.dtype
     depths = tuple(d for d in job.stage_depths if engine.holds(d, job.exits.get(d)))
@@ -68,12 +75,13 @@ def _calibrate(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
     def fall_back(reason: str) -> Calibration:
         return made(full_depth(depths[-1], quality, metric, 0, reason))
 
-    if (reason := too_small(rows, quality)) is not None:
+    if (reason := too_small(rows, quality) or supervisor.begin()) is not None:
         return fall_back(reason)
     prompts = _drawn(job, rows_to_draw(rows, quality))
-    _answers(job, engine, prompts[:_WARM_UP_ROWS])  # what a first call sets up is no row's cost
+    # what a first call sets up is no row's cost
+    _answers(job, engine, prompts[:_WARM_UP_ROWS], supervisor)
     chosen_on = int(len(prompts) * CHOOSING_SHARE)
-    looked = _observe(job, engine, prompts[:chosen_on], depths)
+    looked = _observe(job, engine, prompts[:chosen_on], depths, supervisor)
     if not looked.observed.rows:
         return fall_back("none of the rows drawn to calibrate on can be run")
     answers, facts = looked.answers, _facts(depths, looked.observed)
@@ -81,7 +89,7 @@ def _calibrate(job: Job, engine: Engine, quality: QualitySpec) -> Calibration:
     if len(stages) == 1:
         promised = f"an agreement of {quality.min_agreement:.1%}"
         return fall_back(f"no shallower depth keeps {promised} and is cheaper")
-    tested = _observe(job, engine, prompts[chosen_on:], stages)
+    tested = _observe(job, engine, prompts[chosen_on:], stages, supervisor)
     answers = looked.answers + tested.answers
     if not tested.observed.rows:
         return fall_back("too few of the rows drawn to calibrate on can be run")
@@ -100,7 +108,13 @@ class _Seen(NamedTuple):
     answers: tuple[Generation, ...]
 
 
-def _observe(job: Job, engine: Engine, prompts: Sequence[Prompt], depths: tuple[int, ...]) -> _Seen:
+def _observe(
+    job: Job,
+    engine: Engine,
+    prompts: Sequence[Prompt],
+    depths: tuple[int, ...],
+    supervisor: Supervisor,
+) -> _Seen:
     """Run prompts at each depth; those that fail at all of them are left out.
 
     A row that fails at full depth agrees with nothing that a shallower one says of it.
@@ -112,7 +126,7 @@ def _observe(job: Job, engine: Engine, prompts: Sequence[Prompt], depths: tuple[
         started = time.perf_counter()
         engine.move_to(depth, job.exits.get(depth))
         loads.append((time.perf_counter() - started) / job.spec.output.rows_per_shard)
-        by_depth.append(_answers(job, engine, prompts))
+        by_depth.append(_answers(job, engine, prompts, supervisor))
         spent = engine.stats.prefill_seconds + engine.stats.decode_seconds
         costs.append(spent / max(1, len(prompts)))
     rows = [
@@ -140,8 +154,10 @@ def _drawn(job: Job, count: int) -> list[Prompt]:
     return [item for item in found if isinstance(item, Prompt)]
 
 
-def _answers(job: Job, engine: Engine, prompts: Sequence[Prompt]) -> list[Generation]:
+def _answers(
+    job: Job, engine: Engine, prompts: Sequence[Prompt], supervisor: Supervisor
+) -> list[Generation]:
     task = job.spec.task
     if task.type == "label":
-        return engine.label(prompts, task.choices)
-    return engine.generate(prompts, job.spec.sampling)
+        return engine.label(prompts, task.choices, supervisor.on_step)
+    return engine.generate(prompts, job.spec.sampling, supervisor.on_step)

@@ -9,6 +9,7 @@ from typing import Any
 from helios_batch.data.shards import Shard
 from helios_batch.errors import FailureLimitError, OutputError
 from helios_batch.job import Job
+from helios_batch.promise import judge
 from helios_batch.totals import Totals
 
 
@@ -62,7 +63,12 @@ def check_failures(job: Job, totals: Totals) -> None:
 
 
 def final_record(job: Job, totals: Totals, status: str) -> dict[str, Any]:
-    """Return what `_job.json` says when the job has ended."""
+    """Return what `_job.json` says when the job has ended.
+
+    If it is done, its promise is judged by all of its parts first.
+    """
+    if job.spec.quality is not None and status == "done":
+        judge(job.output, 1 - job.spec.quality.min_agreement, totals.audit_losses)
     summary = totals.to_json() | {
         "failed_rows": totals.failed_rows,
         "tokens_per_second": round(totals.tokens_per_second, 3),

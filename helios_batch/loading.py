@@ -6,32 +6,21 @@ from helios_batch.calibration import calibrated
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
 from helios_batch.errors import OutputError
-from helios_batch.helios.audit import Audit
 from helios_batch.job import Job
 from helios_batch.models.tokenizer import Tokenizer
-from helios_batch.policy_file import Calibration, publish_broken, read_broken, read_calibration
+from helios_batch.policy_file import Calibration, read_calibration
 from helios_batch.preflight import sample_prompts
+from helios_batch.promise import FolderPromise
 from helios_batch.spec import ResourceSpec
 from helios_batch.staged import StagedEngine
+from helios_batch.supervision import ALONE, Supervisor
 
 
-class _FolderPromise:
-    """Keeps in a job's output folder that its promise is broken, so that all engines know."""
-
-    def __init__(self, job: Job) -> None:
-        self._output = job.output
-
-    def is_broken(self) -> bool:
-        return read_broken(self._output) is not None
-
-    def broke(self, audit: Audit) -> None:
-        publish_broken(self._output, audit.rows, audit.total / audit.rows)
-
-
-def load_engine(job: Job) -> Engine | StagedEngine:
+def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Engine | StagedEngine:
     """Load model and tokenizer, with memory for the prompts that a sample of the input shows.
 
-    With `depth: auto`, the job is calibrated first, unless its output folder says that it was.
+    With `depth: auto`, the job is calibrated first, unless its output folder says that it was;
+    `supervisor` watches over it.
 
     Raises:
         ModelError: weights or tokenizer can't be read, or chat is asked of a model without it.
@@ -44,14 +33,14 @@ def load_engine(job: Job) -> Engine | StagedEngine:
         return _load(job, job.spec.resources)
     known = read_calibration(job.output, job.fingerprint)
     engine = _load(job, _in_dtype(job, known))
-    found = known or calibrated(job, engine, quality)
+    found = known or calibrated(job, engine, quality, supervisor)
     if found.dtype != engine.facts.dtype:
         # another engine was first, in its own type
         wanted = _in_dtype(job, found)
         del engine
         engine = _load(job, wanted)
     answers = {answer.row: answer for answer in found.answers}
-    promise = _FolderPromise(job)
+    promise = FolderPromise(job, 1 - quality.min_agreement)
     return StagedEngine(engine, job.exits, found.policy, quality.audit_fraction, answers, promise)
 
 

@@ -56,6 +56,18 @@ def read_calibration(output: OutputFolder, fingerprint: str) -> Calibration | No
     return found
 
 
+def calibration_mark(output: OutputFolder) -> tuple[int, int] | None:
+    """Return what tells the calibration in an output folder from any other; None if there is none.
+
+    It costs no reading.
+    """
+    try:
+        found = (output.path / _NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns
+
+
 def publish_calibration(output: OutputFolder, made: Calibration) -> Calibration:
     """Put a calibration into the output folder; return the one that is there afterwards.
 
@@ -80,7 +92,7 @@ def read_broken(output: OutputFolder) -> dict[str, Any] | None:
         raise OutputError(
             f"{_BROKEN} can't be read: {exc}",
             where=str(output.path / _BROKEN),
-            fix="delete it; audits begin anew",
+            fix="delete it: the finished parts are judged anew",
         ) from None
     return found
 

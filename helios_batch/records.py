@@ -142,6 +142,7 @@ class EngineStats:
     that the performance history table has expected of one.
     `profile_seconds` go into trying requests on the candidates. `moves` counts changes of place by
     kind, `engines` lists what took part beside what there is at the end.
+    `audit_losses` counts the rows drawn to be audited by their loss (see `audit.in_thousandths`).
     Labels are scored in prefill steps alone.
     """
 
@@ -156,6 +157,7 @@ class EngineStats:
     largest_batch: int = 0
     moves: Counter[str] = field(default_factory=Counter)
     engines: list[EngineFacts] = field(default_factory=list)
+    audit_losses: Counter[int] = field(default_factory=Counter)
 
     def __iadd__(self, other: EngineStats) -> Self:
         self.load_seconds += other.load_seconds
@@ -169,6 +171,7 @@ class EngineStats:
         self.profile_seconds += other.profile_seconds
         self.moves.update(other.moves)
         self.engines += [engine for engine in other.engines if engine not in self.engines]
+        self.audit_losses.update(other.audit_losses)
         return self
 
 

@@ -89,6 +89,7 @@ def run_shard(
     totals.moves = engine.stats.moves
     totals.longest_stall = engine.stats.longest_stall
     totals.expected_stall = engine.stats.expected_stall
+    totals.audit_losses = engine.stats.audit_losses
     started = time.perf_counter()
     ids = context.table.ids(shard.start, shard.stop)
     part = part_table(context.schema, rows, ids, generations)

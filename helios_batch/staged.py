@@ -4,33 +4,33 @@ from __future__ import annotations
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from helios_batch.engine.engine import Engine
 from helios_batch.helios.agreement import agreement, row_confidence
-from helios_batch.helios.audit import Audit
+from helios_batch.helios.audit import in_thousandths
 from helios_batch.helios.policy import Policy
 from helios_batch.models.exits.file import ExitFile
 from helios_batch.records import EngineStats, Generation, Progress, Prompt
 from helios_batch.spec import SamplingSpec
 
-_FALSE_ALARM = 0.01
-
 Watch = Callable[[Progress], None] | None
 Answer = Callable[[list[Prompt], Watch], list[Generation]]
 
 
+def is_drawn(row: int, fraction: float) -> bool:
+    """Whether a row is among the share that is audited: drawn before anything is known of it."""
+    return random.Random(f"audit/{row}").random() < fraction
+
+
 class Promise(Protocol):
-    """Where it is kept whether the job's promise is broken."""
+    """Who judges by the audits of the job's finished parts whether its promise is kept."""
 
     def is_broken(self) -> bool:
-        """Whether an audit, of this engine or another, has found it broken."""
-        ...
-
-    def broke(self, audit: Audit) -> None:
-        """An audit has found it broken."""
+        """Whether they show it broken."""
         ...
 
 
@@ -38,8 +38,8 @@ class StagedEngine:
     """Runs all rows of a call at the policy's first depth, those it is unsure of at the next, ...
 
     A random share of the rows is audited: those of them that leave early are run at full depth as
-    well, and the agreement is noted with them. If the bound is broken beyond what chance does, the
-    rows of later calls run at full depth.
+    well, and the agreement is noted with them. Once the promise is broken, the rows of later calls
+    run at full depth.
 
     Args:
         engine: of the job's model, at full depth.
@@ -47,7 +47,7 @@ class StagedEngine:
         policy: the stages and when a row may leave.
         audit_fraction: share of the rows that are audited.
         answers: generations at full depth that are there already, by row.
-        promise: told of a broken promise, and asked about it.
+        promise: asked before each call whether it is broken.
     """
 
     def __init__(
@@ -64,7 +64,6 @@ class StagedEngine:
         self._engine, self._exits, self._policy = engine, exits, policy
         self._audit_fraction, self._answers, self._promise = audit_fraction, answers, promise
         self._last = len(policy.depths) - 1
-        self._audit, self._audited = Audit(1 - policy.min_agreement, _FALSE_ALARM), set[int]()
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingSpec, on_step: Watch = None
@@ -83,8 +82,8 @@ class StagedEngine:
         known = {p.row: self._answers[p.row] for p in prompts if p.row in self._answers}
         results = {row: self._at_stage(found, self._last) for row, found in known.items()}
         waiting = [prompt for prompt in prompts if prompt.row not in results]
-        drawn = [prompt for prompt in waiting if self._is_drawn(prompt)]
-        first = self._last if self._promise.is_broken() else 0
+        drawn = [prompt for prompt in waiting if is_drawn(prompt.row, self._audit_fraction)]
+        first = 0 if self._last and not self._promise.is_broken() else self._last
         for stage in range(first, self._last + 1):
             last = stage == self._last
             early = [p for p in drawn if p.row in results] if last else []
@@ -102,13 +101,11 @@ class StagedEngine:
             for prompt, reference in zip(early, found[len(waiting) :], strict=True):
                 results[prompt.row] = self._compared(results[prompt.row], reference)
             waiting = unsure
-        for prompt in drawn:
-            self._count(results[prompt.row])
+        if first < self._last:
+            self.stats.audit_losses = Counter(
+                in_thousandths(self._loss(results[prompt.row])) for prompt in drawn
+            )
         return [results[prompt.row] for prompt in prompts]
-
-    def _is_drawn(self, prompt: Prompt) -> bool:
-        """Whether a row is audited: drawn before anything is known of it."""
-        return random.Random(f"audit/{prompt.row}").random() < self._audit_fraction
 
     def _is_sure(self, generation: Generation) -> bool:
         return generation.error is None and row_confidence(generation) >= self._policy.threshold
@@ -126,16 +123,10 @@ class StagedEngine:
         agrees = agreement(found, reference, self._policy.metric)
         return replace(found, exit=replace(found.exit, audited=True, agreement=agrees))
 
-    def _count(self, result: Generation) -> None:
-        """Count a drawn row, once: what full depth answered itself has no loss."""
-        if result.row in self._audited:
-            return
-        self._audited.add(result.row)
+    def _loss(self, result: Generation) -> float:
+        """Return the loss of a drawn row: what full depth answered itself has none."""
         agrees = result.exit.agreement if result.exit else None
-        was_broken = self._audit.violated
-        self._audit.add(0.0 if agrees is None else 1 - agrees)
-        if self._audit.violated and not was_broken:
-            self._promise.broke(self._audit)
+        return 0.0 if agrees is None else 1 - agrees
 
     def _at(
         self, depth: int, prompts: list[Prompt], done: int, on_step: Watch, answer: Answer

@@ -17,7 +17,8 @@ class Totals:
     `decode_tokens` over `decode_steps` is the mean batch; `largest_batch` the largest.
     `errors` counts rows by error code, `exit_histogram` completion tokens by the layer they left
     at, `labels` rows by label, `stages` rows by the stage of the policy where they left,
-    `audited_agreement` sums up that of the `audited_rows`. `moves` counts those of a policy by kind;
+    `audited_agreement` sums up that of the `audited_rows`, `audit_losses` counts all rows drawn to
+    be audited by their loss (see `audit.in_thousandths`). `moves` counts those of a policy by kind;
     `longest_stall` and `expected_stall` are in seconds, see `EngineStats`. `seconds` is wall time by
     phase: read (and render), load (moving between depths and models), profile (requests tried on
     the candidates), prefill, decode, write (building and encoding the part).
@@ -40,6 +41,7 @@ class Totals:
     moves: Counter[str] = field(default_factory=Counter)
     longest_stall: float = 0.0
     expected_stall: float = 0.0
+    audit_losses: Counter[int] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     engines: list[EngineFacts] = field(default_factory=list)
 
@@ -97,6 +99,7 @@ class Totals:
         self.moves.update(other.moves)
         self.longest_stall = max(self.longest_stall, other.longest_stall)
         self.expected_stall = max(self.expected_stall, other.expected_stall)
+        self.audit_losses.update(other.audit_losses)
         for phase, seconds in other.seconds.items():
             self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
         self.engines += [engine for engine in other.engines if engine not in self.engines]
@@ -121,6 +124,7 @@ class Totals:
             "moves": dict(self.moves),
             "longest_stall": round(self.longest_stall, 6),
             "expected_stall": round(self.expected_stall, 6),
+            "audit_losses": {str(k): v for k, v in sorted(self.audit_losses.items())},
             "seconds": {phase: round(value, 6) for phase, value in self.seconds.items()},
             "engines": [asdict(engine) for engine in self.engines],
         }
@@ -134,6 +138,8 @@ class Totals:
         fields["labels"] = Counter(data.get("labels", {}))  # parts of before there were labels
         fields["moves"] = Counter(data.get("moves", {}))
         fields["stages"] = Counter({int(k): v for k, v in data.get("stages", {}).items()})
+        losses = data.get("audit_losses", {})  # parts of before they were counted
+        fields["audit_losses"] = Counter({int(k): v for k, v in losses.items()})
         fields["exit_histogram"] = Counter({int(k): v for k, v in data["exit_histogram"].items()})
         fields["engines"] = [EngineFacts(**engine) for engine in data["engines"]]
         return cls(**fields)

@@ -107,8 +107,14 @@ def thresholds() -> tuple[float, ...]:
     return (2.0, *(1 / (1 + np.exp(-logits))).tolist(), 0.0)
 
 
-def outcomes(observed: Observed, stages: Sequence[int]) -> Outcomes:
-    """Return what the cascades over some stages would have made of the observed rows."""
+def outcomes(observed: Observed, stages: Sequence[int], audited: float = 0.0) -> Outcomes:
+    """Return what the cascades over some stages would have made of the observed rows.
+
+    Args:
+        observed: rows, one or more.
+        stages: by index in `observed`, the last one last.
+        audited: share of the rows that leave early which are run at the last stage too.
+    """
     tried = np.array(thresholds())[:, None]
     left = np.ones((len(tried), observed.rows), dtype=bool)
     losses, costs = np.zeros(left.shape), np.zeros(len(tried))
@@ -121,25 +127,27 @@ def outcomes(observed: Observed, stages: Sequence[int]) -> Outcomes:
         losses += leaves * observed.losses[stage]
         kept.append(leaves.mean(axis=1))
         left = left & ~leaves
+    costs += audited * observed.costs[stages[-1]] * (1 - kept[-1])
     cascades = tuple(Cascade(tuple(stages), float(threshold)) for threshold in tried[:, 0])
     return Outcomes(cascades, costs, losses, np.stack(kept, axis=1))
 
 
-def cheapest(observed: Observed, bound: float) -> Cascade:
+def cheapest(observed: Observed, bound: float, audited: float = 0.0) -> Cascade:
     """Return the cascade of least mean cost whose mean loss is within the bound.
 
     All subsets of the stages before the last are tried at all thresholds, with a threshold of 0
     for a stage that keeps everything. So what is returned is never dearer than any single stage
-    that keeps the bound, with what loading it beside the last one costs. If nothing keeps the bound
-    and is cheaper, it is the last stage alone.
+    that keeps the bound, with what loading it beside the last one and its audits cost. If nothing
+    keeps the bound and is cheaper, it is the last stage alone.
 
     Args:
         observed: rows, one or more.
         bound: the largest mean loss.
+        audited: share of the rows that leave early which are run at the last stage too.
     """
     best, least = Cascade((observed.last,), 2.0), float(observed.costs[observed.last])
     for stages in _subsets(observed):
-        found = outcomes(observed, stages)
+        found = outcomes(observed, stages, audited)
         costs = np.where(found.losses.mean(axis=1) <= bound, found.costs, np.inf)
         place = int(costs.argmin())
         if costs[place] < least:

@@ -36,7 +36,7 @@ class Policy:
         metric: what agreement is measured by.
         rows: that were calibrated on.
         reason: why it is this policy, for people.
-        seconds: expected of a row; `full_seconds` is that of full depth.
+        seconds: expected of a row, audits included; `full_seconds` is that of full depth.
         agreement: of the rows that the threshold was found by, so rather too high than too low;
             `agreement_low` and `agreement_high` are its 95 % interval.
         kept: expected share of rows that leave at each depth.
@@ -104,7 +104,8 @@ def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> t
         looked: rows that the cascade's threshold is not tested on.
         quality: what is promised.
     """
-    return tuple(depths[stage] for stage in cheapest(looked, 1 - quality.min_agreement).stages)
+    found = cheapest(looked, 1 - quality.min_agreement, quality.audit_fraction)
+    return tuple(depths[stage] for stage in found.stages)
 
 
 def decide(
@@ -118,7 +119,7 @@ def decide(
         quality: what is promised.
         metric: what agreement is measured by.
     """
-    found = outcomes(tested, range(len(depths)))
+    found = outcomes(tested, range(len(depths)), quality.audit_fraction)
     bound, exact = 1 - quality.min_agreement, metric in ("label", "exact")
     passed = boldest(found.losses, bound, quality.chance, quality.guarantee, exact)
     promised = f"an agreement of {quality.min_agreement:.1%}"

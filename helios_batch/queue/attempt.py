@@ -16,6 +16,7 @@ from helios_batch.queue.poison import Suspicion
 from helios_batch.queue.prepared import Prepared
 from helios_batch.records import Generator, Progress
 from helios_batch.shard import probe_rows, run_shard
+from helios_batch.supervision import Supervisor
 from helios_batch.totals import Totals
 
 
@@ -31,7 +32,8 @@ class ShardAttempt:
         lease: this attempt's lease, and what is known of the shard's earlier attempts.
         keeper: keeps the lease.
         stop: set when the worker is told to stop.
-        max_deaths: lost processes after which the shard's rows are suspected.
+        max_deaths: lost processes after which the shard's rows are suspected, and the job is not
+            calibrated any more.
     """
 
     def __init__(
@@ -60,6 +62,18 @@ class ShardAttempt:
         totals = part_totals(self._prepared.job, self.shard)
         self._leases.complete(self._lease, totals)
         return totals
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Who watches over the job's calibration, if this attempt is the one to do it."""
+        return Supervisor(self._begin_calibration, self._on_step, self._keeper.confirm)
+
+    def _begin_calibration(self) -> str | None:
+        lost = self._leases.lost_calibrations(self._lease.job_id)
+        if lost >= self._max_deaths:
+            return f"calibration's process was lost {lost} times, maybe by a row"
+        self._leases.begin_calibration(self._lease, lost)
+        return None
 
     def run(self, engine: Generator) -> Totals:
         """Run the shard and publish its part.

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from helios_batch.job import Job
+from helios_batch.policy_file import calibration_mark
 from helios_batch.records import Generator
 from helios_batch.spec import ResourceSpec
+from helios_batch.supervision import Supervisor
 
 
 @dataclass(frozen=True)
@@ -35,34 +37,49 @@ class WarmEngine:
         self._engine: Generator | None = None
         self.loads = 0
 
-    def serve(self, job_id: str, job: Job) -> Generator:
+    def serve(self, job_id: str, job: Job, supervisor: Supervisor) -> Generator:
         """Return an engine that is ready for the job's prompts.
+
+        `supervisor` watches over the job's calibration, if it comes to that.
 
         Raises:
             UsageError: the model can't be loaded here.
         """
-        exit_digest = job.exit_file.digest if job.exit_file else ""
-        # a policy is one job's own, and that of one output folder
-        policy = job_id if job.spec.depth == "auto" else ""
-        model = (job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy)
         resources = job.spec.resources
-        if self._engine is None or (*model, resources) not in self._fits:
+        if self._engine is None or (*_asked(job_id, job), resources) not in self._fits:
             self._engine = None  # the old weights go before the new ones come
-            self._engine = load_engine(job)
+            self._engine = load_engine(job, supervisor)
             exact = resources.model_copy(update={"dtype": self._engine.facts.dtype})
-            self._fits = {(*model, resources), (*model, exact)}
+            asked = _asked(job_id, job)  # its policy may be made only now
+            self._fits = {(*asked, resources), (*asked, exact)}
             self.loads += 1
         elif job_id != self._job_id:
             adopt_engine(self._engine, job)
         self._job_id = job_id
         return self._engine
 
+    def drop(self) -> None:
+        """Let the engine go, as it is not what it should be; the next one is loaded anew."""
+        self._engine = None
 
-def load_engine(job: Job) -> Generator:
+
+def _asked(job_id: str, job: Job) -> tuple[object, ...]:
+    """Return what an engine has to fit, beside the resources.
+
+    A policy is one job's own, and the one that its output folder holds: should that folder be
+    taken away, its rows follow whichever is the first there again.
+    """
+    exit_digest = job.exit_file.digest if job.exit_file else ""
+    auto = job.spec.depth == "auto"
+    policy = (job_id, calibration_mark(job.output)) if auto else None
+    return job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy
+
+
+def load_engine(job: Job, supervisor: Supervisor) -> Generator:
     """Load the engine that a job asks for."""
     from helios_batch.loading import load_engine as load
 
-    return load(job)
+    return load(job, supervisor)
 
 
 def adopt_engine(engine: Generator, job: Job) -> None:

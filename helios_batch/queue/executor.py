@@ -12,9 +12,10 @@ from typing import Literal
 import redis
 
 from helios_batch.crashpoint import crashpoint
-from helios_batch.errors import CommitRefused, HeliosError, JobError
+from helios_batch.errors import CommitRefused, HeliosError, JobError, UsageError
 from helios_batch.finish import check_failures, finished
 from helios_batch.job import Job
+from helios_batch.policy_file import calibration_mark
 from helios_batch.queue.attempt import HandBack, ShardAttempt
 from helios_batch.queue.engines import Overrides, WarmEngine
 from helios_batch.queue.jobs import JobState, JobTable
@@ -24,6 +25,8 @@ from helios_batch.queue.prepared import PreparedJobs, in_dtype
 from helios_batch.queue.settings import QueueSettings
 from helios_batch.queue.survey import survey
 from helios_batch.records import Generator
+from helios_batch.supervision import Supervisor
+from helios_batch.totals import Totals
 
 _LONGEST_PAUSE = 8  # times the redelivery time
 _REFILL_EVERY = 2
@@ -60,7 +63,7 @@ class UnitExecutor:
         self._leases = LeaseTable(jobs.client, jobs.keys, settings.lease)
         self._prepared = PreparedJobs(settings, overrides)
         self._engine = WarmEngine()
-        self._ready: tuple[str, Generator] | None = None
+        self._ready: tuple[tuple[object, ...], Generator] | None = None
         self._facts: dict[str, str | int] = {}
         self._done: Counter[str] = Counter()
         self._lock = threading.Lock()
@@ -130,22 +133,32 @@ class UnitExecutor:
         )
         totals = attempt.published()
         if totals is None:
-            totals = attempt.run(self._warm_engine(lease.job_id, prepared.job))
+            totals = self._run(attempt, lease.job_id, prepared.job)
         with self._lock:
             self._done.update(rows=totals.rows, tokens=totals.completion_tokens, shards=1)
         if state.job.max_failed >= 0:
             self._stop_on_failures(prepared.job, lease.job_id)
 
-    def _warm_engine(self, job_id: str, job: Job) -> Generator:
+    def _run(self, attempt: ShardAttempt, job_id: str, job: Job) -> Totals:
+        """Run the shard; an engine that could not do what was asked serves no other."""
+        try:
+            return attempt.run(self._warm_engine(job_id, job, attempt.supervisor))
+        except UsageError:
+            self._ready = None
+            self._engine.drop()
+            raise
+
+    def _warm_engine(self, job_id: str, job: Job, supervisor: Supervisor) -> Generator:
         """Return the engine, in the dtype that the job's other parts have: the first one's."""
-        if self._ready is not None and self._ready[0] == job_id:
+        if self._ready is not None and self._ready[0] == (job_id, calibration_mark(job.output)):
             return self._ready[1]
         # nothing may hold the engine while another takes its place
         self._ready, loads = None, self._engine.loads
         settled = in_dtype(job, self._jobs.agreed(job_id, "dtype"))
-        dtype = self._engine.serve(job_id, settled).facts.dtype
+        dtype = self._engine.serve(job_id, settled, supervisor).facts.dtype
         agreed = self._jobs.agree(job_id, "dtype", dtype)
-        engine = self._engine.serve(job_id, settled if dtype == agreed else in_dtype(job, agreed))
+        settled = settled if dtype == agreed else in_dtype(job, agreed)
+        engine = self._engine.serve(job_id, settled, supervisor)
         facts = engine.facts
         if facts.dtype != agreed:
             raise JobError(
@@ -154,7 +167,7 @@ class UnitExecutor:
                 where=f"job {job_id}, resources.dtype",
                 fix="let resources.dtype be auto, or the same in all that run this job",
             )
-        self._ready = job_id, engine
+        self._ready = (job_id, calibration_mark(job.output)), engine
         self._facts = {"model": facts.model, "depth": facts.layers_loaded, "device": facts.device}
         if self._engine.loads != loads:
             self._jobs.event(job_id, "loaded", worker=self._holder.worker, **self._facts)

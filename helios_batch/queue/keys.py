@@ -10,7 +10,7 @@ JobPart = Literal[
     "open",  # sorted set: units that were sent, by when
     "again",  # sorted set: units that are due once more, by when
     "holders",  # hash: who has which unit
-    "deaths",  # hash: processes lost, by unit
+    "deaths",  # hash: processes lost while rows ran, by unit or round of calibration
     "failures",  # hash: errors met, by unit
     "suspects",  # hash: the search for rows that kill, by shard
     "events",  # capped stream: what happened, but for

@@ -20,6 +20,7 @@ from helios_batch.records import ErrorCode
 from helios_batch.totals import Totals
 
 SURVEY = "survey"
+_CALIBRATION = "calibration:"
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,13 @@ class Holder:
     device: str = ""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Lease:
     """A claimed unit.
 
     `deaths` counts the processes that were lost while its rows ran, `failures` errors and processes
-    lost before; `suspicion` is what is known of rows that kill: JSON, or empty.
+    lost before; `suspicion` is what is known of rows that kill: JSON, or empty. `running` is what
+    the loss of this process would count against once rows run, as `LeaseTable.begin` sets it.
     """
 
     job_id: str
@@ -46,6 +48,7 @@ class Lease:
     deaths: int = 0
     failures: int = 0
     suspicion: str = ""
+    running: str = ""
 
 
 class LeaseTable:
@@ -79,9 +82,29 @@ class LeaseTable:
         return Lease(job_id, unit, token, int(deaths), int(failures), suspicion)
 
     def begin(self, lease: Lease) -> None:
-        """Note that the rows are about to run: from now on a lost process counts against them."""
+        """Note that the unit's rows are about to run: a lost process counts against them."""
+        self._begin(lease, lease.unit)
+
+    def begin_calibration(self, lease: Lease, rounds: int) -> None:
+        """Note that calibration's rows are about to run, after so many lost rounds."""
+        self._begin(lease, f"{_CALIBRATION}{rounds}")
+
+    def lost_calibrations(self, job_id: str) -> int:
+        """Return how many rounds of a job's calibration have lost their processes.
+
+        All that calibrate at once are in one round: where a row kills them, or a cluster is
+        stopped, they tell nothing that one of them would not.
+        """
+        (deaths,) = self._keys.job(job_id).parts("deaths")
+        rounds = 0
+        while self.client.hexists(deaths, f"{_CALIBRATION}{rounds}"):
+            rounds += 1
+        return rounds
+
+    def _begin(self, lease: Lease, running: str) -> None:
         names = self._keys.job(lease.job_id).parts("holders")
-        self._scripts.run("begin", names, lease.unit, lease.token)
+        if self._scripts.run("begin", names, lease.unit, lease.token, running):
+            lease.running = running
 
     def renew(self, lease: Lease) -> str:
         """Return `held`, `lost`, or the status that stopped the job."""
@@ -128,10 +151,11 @@ class LeaseTable:
 
     def forgive(self, lease: Lease) -> None:
         """Take back a death: the process that lost this lease lives, it was only cut off."""
-        for counts in self._keys.job(lease.job_id).parts("deaths", "failures"):
-            if int(self.client.hincrby(counts, lease.unit, -1)) >= 0:
-                return
-            self.client.hdel(counts, lease.unit)
+        deaths, failures = self._keys.job(lease.job_id).parts("deaths", "failures")
+        counts = deaths if lease.running else failures
+        field = lease.running or lease.unit
+        if int(self.client.hincrby(counts, field, -1)) <= 0:
+            self.client.hdel(counts, field)
 
     def suspect(self, lease: Lease, suspicion: str) -> None:
         """Keep what is known about rows that kill, before the next attempt risks it."""

@@ -23,9 +23,10 @@ class QueueSettings:
     a lease ends `lease` after its last renewal; a message not taken within `redelivery` is sent
     again once it is known to be lost; `soft_shutdown` is how long a stopping worker lets its shard
     go on. After `max_deaths` processes lost while its rows ran, a shard is searched for the row to
-    blame; after `max_failures` errors, or processes lost before, its job fails. While jobs of other
-    models wait, those of one are served for `stretch` seconds each. Workers read inputs and models
-    only under `input_roots` and write only under `output_roots`: folders, or prefixes of URLs.
+    blame, and a job is not calibrated any more; after `max_failures` errors, or processes lost
+    before, its job fails. While jobs of other models wait, those of one are served for `stretch`
+    seconds each. Workers read inputs and models only under `input_roots` and write only under
+    `output_roots`: folders, or prefixes of URLs.
     """
 
     url: str

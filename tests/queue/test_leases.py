@@ -75,7 +75,7 @@ def test_a_dead_process_is_replaced_at_once(leases: LeaseTable) -> None:
     leases.begin(again)
     third = claim(leases, Holder("one@here", "boot-1", "13"))
     assert (third.deaths, third.failures) == (1, 1)
-    leases.forgive(third)
+    leases.forgive(again)
     leases.release(third, "handed_back")
     assert claim(leases, TWO).deaths == 0
     assert leases.renew(lease) == "lost"

@@ -27,7 +27,7 @@ from helios_batch.queue.submission import submit
 from helios_batch.spec_file import load_spec
 from tests.support.jobs import ROOT, write_spec
 from tests.support.parquet import write_rows
-from tests.support.stub import MODEL
+from tests.support.stub import open_stub
 
 PATIENCE = 60.0
 
@@ -43,7 +43,7 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = PATIENCE)
 
 def no_model() -> Any:
     """Put the stub in the place of models, in this process, within a context."""
-    return patch("helios_batch.job.open_model", lambda name: MODEL)
+    return patch("helios_batch.job.open_model", open_stub)
 
 
 class Fleet:

@@ -29,6 +29,13 @@ MODEL: Any = SimpleNamespace(
     config=SimpleNamespace(num_layers=2),
 )
 
+LAYERED: Any = SimpleNamespace(**vars(MODEL) | {"native_exits": True})
+
+
+def open_stub(name: str) -> Any:
+    """Return the stub of a model; the one that is named `layered` can be left after layer 1."""
+    return LAYERED if name == "layered" else MODEL
+
 
 class ObedientEngine(StubEngine):
     """Echoes prompts at `HELIOS_STUB_SECONDS` a row; some words in them are orders."""
@@ -79,8 +86,8 @@ def install() -> None:
     if seconds := os.environ.get("HELIOS_STUB_BRPOP"):
         transport.Transport.brpop_timeout = int(seconds)
     broken = os.environ.get("HELIOS_STUB_BROKEN")
-    job.open_model = fail if broken == "model" else lambda name: MODEL
-    engines.load_engine = fail if broken == "engine" else lambda job: ObedientEngine()
+    job.open_model = fail if broken == "model" else open_stub
+    engines.load_engine = fail if broken == "engine" else lambda *_: ObedientEngine()
     engines.adopt_engine = lambda engine, job: None
 
 

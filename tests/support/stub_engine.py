@@ -1,8 +1,8 @@
-"""An engine that needs no model, and no torch: processes that use it start at once."""
+"""Engines that need no model, and no torch: processes that use them start at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 
 from helios_batch.records import (
@@ -54,3 +54,45 @@ class StubEngine:
             replace(echo, text=choices[0], label=choices[0], label_probability=shares)
             for echo in echoes
         ]
+
+
+class LayeredStub(StubEngine):
+    """A stub of two layers: after the first one it is twice as fast, and sure of every row.
+
+    What it says there of the rows in `wrong` is not what it says after the second.
+    """
+
+    def __init__(self, wrong: Container[int] = ()) -> None:
+        super().__init__()
+        self._wrong, self._depth = wrong, 2
+
+    def holds(self, depth: int, exit_file: object) -> bool:
+        """Any depth fits."""
+        return True
+
+    def move_to(self, depth: int, exit_file: object = None) -> None:
+        """Go to a depth."""
+        self._depth = depth
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        sampling: SamplingSpec,
+        on_step: Callable[[Progress], None] | None = None,
+    ) -> list[Generation]:
+        """Return one token per prompt, after a step for each."""
+        found = []
+        for index, (prompt, echo) in enumerate(
+            zip(prompts, super().generate(prompts, sampling), strict=True)
+        ):
+            self.ran(prompt)
+            wrong = self._depth == 1 and prompt.row in self._wrong
+            record = ExitRecord("stub", 2, (self._depth,), (0.95,))
+            found.append(replace(echo, exit=record, token_ids=(int(wrong),)))
+            if on_step is not None:
+                on_step(Progress(index + 1, 1, 1))
+        self.stats.decode_seconds = 0.001 * self._depth * len(prompts)
+        return found
+
+    def ran(self, prompt: Prompt) -> None:
+        """Do what a row asks for; here nothing."""

@@ -125,6 +125,19 @@ def test_a_policy_that_costs_more_than_full_depth_is_not_taken() -> None:
     assert taken < 100
 
 
+def test_audits_are_part_of_the_cost() -> None:
+    """What only seems cheaper, as nobody counted the rows that are run twice, is not taken."""
+    rows = 300
+    observed = Observed(np.array([1.5, 1.8]), np.zeros(2), np.ones((2, rows)), np.zeros((2, rows)))
+    for share, depths in ((0.1, (10, 30)), (0.2, (30,))):
+        quality = QualitySpec(min_agreement=0.95, audit_fraction=share)
+        policy = decide((10, 30), observed, quality, "label")
+        assert policy.depths == depths
+        assert choose((10, 30), observed, quality) == depths
+        if policy.leaves_early:
+            assert policy.seconds == pytest.approx(1.5 + share * 1.8)
+
+
 def test_controlled_risk_never_falls_along_the_family() -> None:
     """A row that a bolder policy gets right again still counts as lost."""
     rows = 100
@@ -137,7 +150,8 @@ def test_controlled_risk_never_falls_along_the_family() -> None:
 
 @given(st.data())
 def test_no_cascade_is_dearer_than_a_single_stage(data: st.DataObject) -> None:
-    """The chosen cascade keeps the bound on its rows, and no stage alone that does is cheaper."""
+    """The chosen cascade keeps the bound on its rows, and no stage alone that does is cheaper, with
+    its audits; nor is full depth, ever."""
     rows, stages = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
     shares = st.lists(st.floats(0, 1), min_size=rows, max_size=rows)
     tables = [data.draw(st.lists(shares, min_size=stages, max_size=stages)) for _ in range(2)]
@@ -146,15 +160,21 @@ def test_no_cascade_is_dearer_than_a_single_stage(data: st.DataObject) -> None:
     observed = Observed(
         np.array(sorted(costs)), np.zeros(stages), np.array(tables[0]), np.array(tables[1])
     )
-    bound = data.draw(st.floats(0, 1))
-    best = cheapest(observed, bound)
-    found = outcomes(observed, best.stages)
+    bound, audited = data.draw(st.floats(0, 1)), data.draw(st.floats(0, 1))
+    best = cheapest(observed, bound, audited)
+    found = outcomes(observed, best.stages, audited)
     place = found.cascades.index(best)
     assert found.losses[place].mean() <= bound
     assert found.kept.sum(axis=1) == pytest.approx(1)
-    for stage in range(stages):
+    full = observed.costs[-1]
+    assert found.costs[place] <= full
+    for stage in range(stages - 1):
         if observed.losses[stage].mean() <= bound:
-            assert found.costs[place] <= observed.costs[stage] + 1e-9
+            assert found.costs[place] <= observed.costs[stage] + audited * full + 1e-9
+    plain = outcomes(observed, best.stages)
+    early = 1 - found.kept[:, -1]
+    assert found.costs == pytest.approx(plain.costs + audited * full * early)
+    assert all(np.diff(found.costs) <= 1e-9), "bolder is never dearer"
 
 
 @pytest.mark.parametrize("rate", [0.02, 0.05])
@@ -169,7 +189,7 @@ def test_false_alarms_of_the_audit_are_rare(rate: float) -> None:
 def _accused(losses: np.ndarray, bound: float) -> bool:
     audit = Audit(bound, 0.05)
     for loss in losses:
-        audit.add(float(loss))
+        audit.add({1000 if loss else 0: 1})
         if audit.violated:
             return True
     return False

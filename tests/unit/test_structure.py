@@ -18,6 +18,7 @@ ALLOWED = {
     "report": {"report", "preflight", "engine", "models", "tune", "helios"},
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
+        *("policy_file", "supervision"),
     },
 }
 LEAVES = {
@@ -37,7 +38,7 @@ LEAVES = {
 }
 ROOT_FREE = {
     *("cli", "job", "shard", "local", "finish", "totals", "preflight", "records", "spec", "errors"),
-    *("crashpoint", "policy_file", "candidates", "hardware"),
+    *("crashpoint", "policy_file", "candidates", "hardware", "promise", "supervision"),
 }
 TORCH_FREE = {
     "engine/slots.py",

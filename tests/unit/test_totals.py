@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,10 +41,12 @@ def test_totals_of_parts_are_totals_of_all(one: list[Generation], other: list[Ge
     second = Totals.of(other)
     second.seconds, second.engines = {"read": 2.0, "write": 1.0}, [ENGINE]
     second.decode_steps, second.decode_tokens, second.largest_batch = 4, 10, 3
+    added.audit_losses, second.audit_losses = Counter({0: 2}), Counter({0: 1, 250: 4})
     added += Totals.from_json(json.loads(json.dumps(second.to_json())))
     together = Totals.of(one + other)
     together.seconds, together.engines = {"read": 3.0, "write": 1.0}, [ENGINE]
     together.decode_steps, together.decode_tokens, together.largest_batch = 4, 10, 3
+    together.audit_losses = Counter({0: 3, 250: 4})
     assert together.mean_batch == 2.5
     assert added == together
     assert together.failed_rows == sum(g.error is not None for g in one + other)

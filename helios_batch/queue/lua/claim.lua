@@ -37,7 +37,8 @@ if holder then
   end
   if before.pid ~= pid or before.boot ~= boot then
     -- only rows that were running can have killed it
-    redis.call('HINCRBY', before.running and KEYS[6] or KEYS[12], unit, 1)
+    redis.call('HINCRBY', before.running and KEYS[6] or KEYS[12],
+      tostring(before.running or unit), 1)
     redis.call('XADD', KEYS[10], 'MAXLEN', '~', 5000, '*',
       'kind', 'died', 'unit', unit, 'worker', before.worker)
   end

@@ -14,7 +14,8 @@ for i = 1, #holders, 2 do
     if not read or type(before) ~= 'table' then before = {} end
     redis.call('HDEL', KEYS[2], unit)
     redis.call('ZREM', KEYS[3], unit)
-    redis.call('HINCRBY', before.running and KEYS[5] or KEYS[8], unit, 1)
+    redis.call('HINCRBY', before.running and KEYS[5] or KEYS[8],
+      tostring(before.running or unit), 1)
     redis.call('ZADD', KEYS[4], now, unit)
     redis.call('XADD', KEYS[7], 'MAXLEN', '~', 5000, '*',
       'kind', 'lease_expired', 'unit', unit, 'worker', before.worker or '?')

@@ -11,7 +11,7 @@ redis.call('HDEL', KEYS[2], unit)
 redis.call('ZREM', KEYS[3], unit)
 if why == 'died' and record.running then
   -- its rows may have killed it: the search for them goes on at once
-  redis.call('HINCRBY', KEYS[6], unit, 1)
+  redis.call('HINCRBY', KEYS[6], tostring(record.running), 1)
   delay = 0
 elseif why ~= 'handed_back' then
   redis.call('HINCRBY', KEYS[5], unit, 1)
