@@ -8,6 +8,7 @@ from typing import Any
 
 from helios_batch.data.shards import Shard
 from helios_batch.errors import FailureLimitError, OutputError
+from helios_batch.helios.measured import measured
 from helios_batch.job import Job
 from helios_batch.totals import Totals
 
@@ -69,7 +70,11 @@ def final_record(job: Job, totals: Totals, status: str) -> dict[str, Any]:
         "mean_batch": round(totals.mean_batch, 3),
     }
     ended = datetime.now(UTC).isoformat(timespec="seconds")
-    return job.record() | {"status": status, "totals": summary, "finished": ended}
+    record = job.record()
+    if (policy := job.policy) is not None:
+        found = measured(policy, totals)
+        record["policy"]["measured"] = found._asdict() if found else None
+    return record | {"status": status, "totals": summary, "finished": ended}
 
 
 def _totals(data: dict[str, Any], job: Job, shard: Shard) -> Totals:

@@ -66,7 +66,9 @@ class ExitRecord:
     probability of the most likely token at the exit, before temperature and filters. The tokens of
     a label leave together: each has the label's probability among the choices.
     Of a policy only: `breaches` counts the tokens under its threshold, `stage` is where in its
-    cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`.
+    cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`,
+    0 to 1: for the metric perplexity, 1 less the share of `LARGEST_EXCESS` by which its text's mean
+    negative log-likelihood, to full depth, is over that of full depth's own.
     """
 
     model: str

@@ -148,7 +148,7 @@ def test_a_broken_promise_is_noticed(
     in later runs, and it is said."""
     from helios_batch import staged
 
-    monkeypatch.setattr(staged, "agreement", lambda *_: 0.0)
+    monkeypatch.setattr(staged, "agreements", lambda prompts, *_: [[0.0] * len(prompts)])
     # how many rows leave early depends on this machine's speed; far fewer than these break 2 %
     monkeypatch.setattr(staged, "Audit", lambda bound, error: Audit(0.02, error))
     spec = auto(tmp_path, texts, quality=QUALITY | {"audit_fraction": 1.0})
