@@ -12,7 +12,7 @@ import numpy as np
 
 from helios_batch.data.reader import RowReader
 from helios_batch.engine.engine import Engine
-from helios_batch.helios.agreement import agreement, row_confidence
+from helios_batch.helios.agreement import agreements, row_confidence
 from helios_batch.helios.cascade import Observed
 from helios_batch.helios.policy import (
     CHOOSING_SHARE,
@@ -27,7 +27,7 @@ from helios_batch.helios.policy import (
 from helios_batch.job import Job
 from helios_batch.policy_file import Calibration, publish_calibration, read_calibration
 from helios_batch.records import Generation, Prompt
-from helios_batch.spec_quality import QualitySpec
+from helios_batch.spec_quality import Metric, QualitySpec, value_of
 from helios_batch.supervision import Supervisor
 
 _WARM_UP_ROWS = 16
@@ -84,11 +84,10 @@ def _calibrate(
     looked = _observe(job, engine, prompts[:chosen_on], depths, supervisor)
     if not looked.observed.rows:
         return fall_back("none of the rows drawn to calibrate on can be run")
-    answers, facts = looked.answers, _facts(depths, looked.observed)
+    answers, facts = looked.answers, _facts(depths, looked.observed, metric)
     stages = choose(depths, looked.observed, quality)
     if len(stages) == 1:
-        promised = f"an agreement of {quality.min_agreement:.1%}"
-        return fall_back(f"no shallower depth keeps {promised} and is cheaper")
+        return fall_back(f"no shallower depth keeps {quality.promised} and is cheaper")
     tested = _observe(job, engine, prompts[chosen_on:], stages, supervisor)
     answers = looked.answers + tested.answers
     if not tested.observed.rows:
@@ -96,9 +95,9 @@ def _calibrate(
     return made(decide(stages, tested.observed, quality, metric))
 
 
-def _facts(depths: tuple[int, ...], observed: Observed) -> tuple[DepthFacts, ...]:
+def _facts(depths: tuple[int, ...], observed: Observed, metric: Metric) -> tuple[DepthFacts, ...]:
     told = zip(depths, observed.costs.tolist(), observed.losses.mean(axis=1).tolist(), strict=True)
-    return tuple(DepthFacts(depth, seconds, 1 - loss) for depth, seconds, loss in told)
+    return tuple(DepthFacts(depth, cost, value_of(loss, metric)) for depth, cost, loss in told)
 
 
 class _Seen(NamedTuple):
@@ -117,7 +116,8 @@ def _observe(
 ) -> _Seen:
     """Run prompts at each depth; those that fail at all of them are left out.
 
-    A row that fails at full depth agrees with nothing that a shallower one says of it.
+    A row that fails at full depth agrees with nothing that a shallower one says of it. Comparing
+    is no part of a row's cost. Full depth is the last, and where the engine is then.
     """
     costs: list[float] = []
     loads: list[float] = []
@@ -132,16 +132,16 @@ def _observe(
     rows = [
         row for row in range(len(prompts)) if any(found[row].error is None for found in by_depth)
     ]
-    reference, metric = by_depth[-1], job.spec.metric
+    kept = [[found[row] for row in rows] for found in by_depth]
+    drawn, reference = [prompts[row] for row in rows], kept[-1]
+    agreed = agreements(drawn, kept, reference, job.spec.metric, engine.score)
     observed = Observed(
         costs=np.array(costs),
         loads=np.array(loads),
-        confidences=np.array([[row_confidence(found[r]) for r in rows] for found in by_depth]),
-        losses=np.array(
-            [[1 - agreement(found[r], reference[r], metric) for r in rows] for found in by_depth]
-        ),
+        confidences=np.array([[row_confidence(row) for row in found] for found in kept]),
+        losses=1 - np.array(agreed),
     )
-    return _Seen(observed, tuple(reference[r] for r in rows if reference[r].error is None))
+    return _Seen(observed, tuple(row for row in reference if row.error is None))
 
 
 def _drawn(job: Job, count: int) -> list[Prompt]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from helios_batch.data.shards import Shard
 from helios_batch.errors import FailureLimitError, OutputError
+from helios_batch.helios.measured import measured
 from helios_batch.job import Job
 from helios_batch.promise import judge
 from helios_batch.totals import Totals
@@ -68,14 +69,18 @@ def final_record(job: Job, totals: Totals, status: str) -> dict[str, Any]:
     If it is done, its promise is judged by all of its parts first.
     """
     if job.spec.quality is not None and status == "done":
-        judge(job.output, 1 - job.spec.quality.min_agreement, totals.audit_losses)
+        judge(job.output, job.spec.quality.bound, totals.audit_losses)
     summary = totals.to_json() | {
         "failed_rows": totals.failed_rows,
         "tokens_per_second": round(totals.tokens_per_second, 3),
         "mean_batch": round(totals.mean_batch, 3),
     }
     ended = datetime.now(UTC).isoformat(timespec="seconds")
-    return job.record() | {"status": status, "totals": summary, "finished": ended}
+    record = job.record()
+    if (policy := job.policy) is not None:
+        found = measured(policy, totals)
+        record["policy"]["measured"] = found._asdict() if found else None
+    return record | {"status": status, "totals": summary, "finished": ended}
 
 
 def _totals(data: dict[str, Any], job: Job, shard: Shard) -> Totals:

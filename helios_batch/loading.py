@@ -40,7 +40,7 @@ def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Engine | StagedEngi
         del engine
         engine = _load(job, wanted)
     answers = {answer.row: answer for answer in found.answers}
-    promise = FolderPromise(job, 1 - quality.min_agreement)
+    promise = FolderPromise(job, quality.bound)
     return StagedEngine(engine, job.exits, found.policy, quality.audit_fraction, answers, promise)
 
 

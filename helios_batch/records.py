@@ -69,7 +69,9 @@ class ExitRecord:
     `reactions` says how the policy moved while the row was in flight, as in "10 to 20 layers after
     12 tokens". With a switch of models, `model` and `num_layers` are those of the last token.
     Of a policy only: `breaches` counts the tokens under its threshold, `stage` is where in its
-    cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`.
+    cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`,
+    0 to 1: for the metric perplexity, 1 less the share of `LARGEST_EXCESS` by which its text's mean
+    negative log-likelihood, to full depth, is over that of full depth's own.
     """
 
     model: str

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from helios_batch.engine.engine import Engine
-from helios_batch.helios.agreement import agreement, row_confidence
+from helios_batch.helios.agreement import agreements, row_confidence
 from helios_batch.helios.audit import in_thousandths
 from helios_batch.helios.policy import Policy
 from helios_batch.models.exits.file import ExitFile
@@ -98,8 +98,9 @@ class StagedEngine:
                     results[prompt.row] = self._at_stage(generation, stage)
                 else:
                     unsure.append(prompt)
-            for prompt, reference in zip(early, found[len(waiting) :], strict=True):
-                results[prompt.row] = self._compared(results[prompt.row], reference)
+            left = [results[prompt.row] for prompt in early]
+            for compared in self._compared(early, left, found[len(waiting) :]):
+                results[compared.row] = compared
             waiting = unsure
         if first < self._last:
             self.stats.audit_losses = Counter(
@@ -117,11 +118,21 @@ class StagedEngine:
         breaches = sum(s < self._policy.threshold for s in generation.exit.token_confidences)
         return replace(generation, exit=replace(generation.exit, stage=stage, breaches=breaches))
 
-    def _compared(self, found: Generation, reference: Generation) -> Generation:
-        """Note with a row that left early how far it agrees with full depth."""
-        assert found.exit is not None, "a row that left early was sure, and so has an exit"
-        agrees = agreement(found, reference, self._policy.metric)
-        return replace(found, exit=replace(found.exit, audited=True, agreement=agrees))
+    def _compared(
+        self, prompts: list[Prompt], found: list[Generation], references: list[Generation]
+    ) -> Iterator[Generation]:
+        """Note with rows that left early how far they agree with full depth, which is loaded."""
+        [agreed] = agreements(prompts, [found], references, self._policy.metric, self._score)
+        for row, agrees in zip(found, agreed, strict=True):
+            assert row.exit is not None, "a row that left early was sure, and so has an exit"
+            yield replace(row, exit=replace(row.exit, audited=True, agreement=agrees))
+
+    def _score(
+        self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]
+    ) -> list[float]:
+        scores = self._engine.score(prompts, completions)
+        self.stats += self._engine.stats
+        return scores
 
     def _loss(self, result: Generation) -> float:
         """Return the loss of a drawn row: what full depth answered itself has none."""

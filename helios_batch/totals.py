@@ -19,7 +19,7 @@ class Totals:
     at, `labels` rows by label, `stages` rows by the stage of the policy where they left,
     `audited_agreement` sums up that of the `audited_rows`, `audit_losses` counts all rows drawn to
     be audited by their loss (see `audit.in_thousandths`). `moves` counts those of a policy by kind;
-    `longest_stall` and `expected_stall` are in seconds, see `EngineStats`. `seconds` is wall time by
+    `longest_stall` and `expected_stall` are in seconds, see `EngineStats`. `seconds` is time by
     phase: read (and render), load (moving between depths and models), profile (requests tried on
     the candidates), prefill, decode, write (building and encoding the part).
     `engines` lists each engine that took part, once.

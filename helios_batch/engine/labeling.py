@@ -6,15 +6,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 
-import torch
-
-from helios_batch.engine.branches import BranchAttention
-from helios_batch.engine.head import log_probability
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import StepShape
-from helios_batch.engine.runner import ROW_GRANULE
+from helios_batch.engine.scoring import score_step
 from helios_batch.engine.slots import capacity_class
-from helios_batch.engine.tape import Tape, TapeStep, tape_steps
+from helios_batch.engine.tape import Tape, tape_steps
 from helios_batch.models.choices import EncodedChoices
 from helios_batch.models.decoder import Decoder
 from helios_batch.models.folder import ModelFolder
@@ -61,7 +57,6 @@ class Labeler:
     ) -> None:
         self._model, self._tokenizer, self._decoder = model, tokenizer, decoder
         self._cache, self._shape, self._confidence = cache, shape, confidence
-        self._device = decoder.weights.embedding.device
 
     def run(
         self,
@@ -77,7 +72,7 @@ class Labeler:
         context = self._model.config.context_length
         for step in tape_steps(tapes, self._shape, context, self._cache.tokens):
             started = time.perf_counter()
-            self._score(step)
+            score_step(step, self._decoder, self._cache)
             tokens = 0
             for chunk in step.chunks:
                 if chunk.ends_tape:
@@ -130,42 +125,6 @@ class Labeler:
             )
         return None
 
-    @torch.inference_mode()
-    def _score(self, step: TapeStep) -> None:
-        """Run a step's chunks and add what they tell to the scores of their tapes."""
-        tokens: list[int] = []
-        positions: list[int] = []
-        ends: dict[int, int] = {}  # place in T -> row for the head
-        wanted: list[tuple[Tape, int]] = []
-        rows: list[int] = []
-        targets: list[int] = []
-        for chunk in step.chunks:
-            tape, first = chunk.tape, len(tokens) - chunk.start
-            tokens += tape.tokens[chunk.start : chunk.stop]
-            positions += tape.positions[chunk.start : chunk.stop]
-            for place, token, choice in tape.targets:
-                if chunk.start <= place < chunk.stop:
-                    wanted.append((tape, choice))
-                    rows.append(ends.setdefault(first + place, len(ends)))
-                    targets.append(token)
-        attention = BranchAttention(
-            self._decoder.config, self._decoder.kinds, self._cache, step, self._device
-        )
-        hidden = self._decoder.forward(
-            self._tensor(_padded(tokens)), self._tensor(_padded(positions)), attention
-        )
-        if not wanted:
-            return
-        normed = self._decoder.final_norm(hidden[self._tensor(_padded(list(ends)))])
-        found = log_probability(
-            normed, self._decoder.head, self._tensor(rows), self._tensor(targets)
-        )
-        for (tape, choice), value in zip(wanted, found.tolist(), strict=True):
-            tape.scores[choice] += value
-
-    def _tensor(self, values: list[int]) -> torch.Tensor:
-        return torch.tensor(values, device=self._device)
-
     def _generation(self, tape: Tape, choices: Sequence[str]) -> Generation:
         top = max(tape.scores)
         best = tape.scores.index(top)
@@ -192,8 +151,3 @@ class Labeler:
             label=choices[best],
             label_probability=probabilities,
         )
-
-
-def _padded(values: list[int]) -> list[int]:
-    """Fill up with zeros, to rows that are ignored; see `runner.ROW_GRANULE`."""
-    return values + [0] * (-len(values) % ROW_GRANULE)

@@ -8,7 +8,7 @@ so slots are numbered anew in each step.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -76,8 +76,8 @@ class TapeChunk:
 
     @property
     def has_branches(self) -> bool:
-        """Whether a token of a choice is in it."""
-        return self.stop > len(self.tape.encoded.prefix)
+        """Whether a token of one of several choices is in it, which must not see the others."""
+        return len(self.tape.encoded.choices) > 1 and self.stop > len(self.tape.encoded.prefix)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ class TapeStep:
 
 
 def tape_steps(
-    tapes: Sequence[Tape], shape: StepShape, context: int, kv_tokens: int
+    tapes: Iterable[Tape], shape: StepShape, context: int, kv_tokens: int
 ) -> Iterator[TapeStep]:
     """Yield the steps that run tapes in their order, each of which must fit the KV cache.
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from helios_batch.helios.bounds import mean_interval
 from helios_batch.helios.calibrate import boldest
 from helios_batch.helios.cascade import Observed, cheapest, outcomes
-from helios_batch.spec_quality import Metric, QualitySpec
+from helios_batch.spec_quality import Metric, QualitySpec, loss_of, value_of
 
 _LARGEST_SHARE = 0.25
 CHOOSING_SHARE = 1 / 3
@@ -17,44 +17,47 @@ CHOOSING_SHARE = 1 / 3
 
 @dataclass(frozen=True)
 class DepthFacts:
-    """What the calibrated rows showed of a depth: seconds of a row, and its mean agreement."""
+    """What the calibrated rows showed of a depth: seconds of a row, and `value` by the metric."""
 
     depth: int
     seconds: float
-    agreement: float
+    value: float
 
 
 @dataclass(frozen=True)
 class Policy:
     """Where rows leave: at the first of `depths` that is at least `threshold` sure, or the last.
 
+    What was asked for and is expected is told in the metric's own terms: a mean agreement with full
+    depth, or for `perplexity` the ratio to that of full depth's own texts (see `QualitySpec`).
+
     Args:
         depths: stages, shallow first.
         threshold: least confidence of a row that leaves before the last stage.
-        min_agreement: what was asked for.
+        asked: the least agreement, or the largest ratio of perplexities.
         confidence: with which it holds; None if it holds on average, `guarantee: expectation`.
-        metric: what agreement is measured by.
+        metric: what rows are compared by.
         rows: that were calibrated on.
         reason: why it is this policy, for people.
         seconds: expected of a row, audits included; `full_seconds` is that of full depth.
-        agreement: of the rows that the threshold was found by, so rather too high than too low;
-            `agreement_low` and `agreement_high` are its 95 % interval.
+        expected: what was asked for, on the rows that the threshold was found by, so rather too
+            good than too bad; `expected_low` and `expected_high` are its 95 % interval.
         kept: expected share of rows that leave at each depth.
         by_depth: what each depth that was looked at showed.
     """
 
     depths: tuple[int, ...]
     threshold: float
-    min_agreement: float
+    asked: float
     confidence: float | None
     metric: Metric
     rows: int
     reason: str
     seconds: float = 0.0
     full_seconds: float = 0.0
-    agreement: float = 1.0
-    agreement_low: float = 1.0
-    agreement_high: float = 1.0
+    expected: float = 1.0
+    expected_low: float = 1.0
+    expected_high: float = 1.0
     kept: tuple[float, ...] = (1.0,)
     by_depth: tuple[DepthFacts, ...] = ()
 
@@ -62,6 +65,15 @@ class Policy:
     def leaves_early(self) -> bool:
         """Whether any row may leave before the last stage."""
         return len(self.depths) > 1
+
+    @property
+    def bound(self) -> float:
+        """The largest mean loss that was asked for."""
+        return loss_of(self.asked, self.metric)
+
+    def value_of(self, loss: float) -> float:
+        """Return a mean loss in the metric's own terms."""
+        return value_of(loss, self.metric)
 
 
 def rows_to_draw(rows: int, quality: QualitySpec) -> int:
@@ -74,7 +86,7 @@ def too_small(rows: int, quality: QualitySpec) -> str | None:
 
     It takes so many calibrated rows that all of them without a loss just suffice.
     """
-    bound = 1 - quality.min_agreement
+    bound = quality.bound
     if quality.guarantee == "probability":
         tested = math.ceil(math.log(1 - quality.chance) / math.log(1 - bound))
     else:
@@ -84,16 +96,14 @@ def too_small(rows: int, quality: QualitySpec) -> str | None:
         return None
     return (
         f"{count} rows to calibrate on (at most {quality.calibration_rows}, and a quarter of the "
-        f"{rows:,}) show nothing; an agreement of {quality.min_agreement:.1%} takes {least} at the "
-        "least"
+        f"{rows:,}) show nothing; {quality.promised} takes {least} at the least"
     )
 
 
 def full_depth(depth: int, quality: QualitySpec, metric: Metric, rows: int, reason: str) -> Policy:
     """Return the policy that falls back to full depth, and says why."""
     confidence = quality.chance if quality.guarantee == "probability" else None
-    asked = quality.min_agreement
-    return Policy((depth,), 2.0, asked, confidence, metric, rows, f"full depth: {reason}")
+    return Policy((depth,), 2.0, quality.asked, confidence, metric, rows, f"full depth: {reason}")
 
 
 def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> tuple[int, ...]:
@@ -104,7 +114,7 @@ def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> t
         looked: rows that the cascade's threshold is not tested on.
         quality: what is promised.
     """
-    found = cheapest(looked, 1 - quality.min_agreement, quality.audit_fraction)
+    found = cheapest(looked, quality.bound, quality.audit_fraction)
     return tuple(depths[stage] for stage in found.stages)
 
 
@@ -117,12 +127,11 @@ def decide(
         depths: of the cascade and of the observed stages, full depth last.
         tested: rows that the depths were not chosen on.
         quality: what is promised.
-        metric: what agreement is measured by.
+        metric: what rows are compared by.
     """
     found = outcomes(tested, range(len(depths)), quality.audit_fraction)
-    bound, exact = 1 - quality.min_agreement, metric in ("label", "exact")
-    passed = boldest(found.losses, bound, quality.chance, quality.guarantee, exact)
-    promised = f"an agreement of {quality.min_agreement:.1%}"
+    exact, promised = metric in ("label", "exact"), quality.promised
+    passed = boldest(found.losses, quality.bound, quality.chance, quality.guarantee, exact)
 
     def fall_back(reason: str) -> Policy:
         return full_depth(depths[-1], quality, metric, tested.rows, reason)
@@ -132,8 +141,9 @@ def decide(
     place, full_seconds = passed - 1, float(tested.costs[-1])
     if found.costs[place] >= full_seconds:
         return fall_back(f"what can be shown to keep {promised} costs no less")
-    agreement = 1 - float(found.losses[place].mean())
-    interval = mean_interval(agreement, tested.rows, 0.95)
+    loss = float(found.losses[place].mean())
+    ends = (value_of(end, metric) for end in mean_interval(loss, tested.rows, 0.95))
+    low, high = sorted(ends)
     return replace(
         fall_back(""),
         depths=depths,
@@ -141,8 +151,8 @@ def decide(
         reason=f"the cheapest stages that keep {promised}",
         seconds=float(found.costs[place]),
         full_seconds=full_seconds,
-        agreement=agreement,
-        agreement_low=interval.low,
-        agreement_high=interval.high,
+        expected=value_of(loss, metric),
+        expected_low=low,
+        expected_high=high,
         kept=tuple(map(float, found.kept[place])),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from helios_batch.helios.bounds import mean_interval
+from helios_batch.helios.measured import measured
 from helios_batch.helios.policy import Policy
+from helios_batch.spec_quality import Metric
 from helios_batch.totals import Totals
 
 
@@ -20,35 +21,40 @@ def policy_facts(
         totals: of the job.
         broken: what an audit found that broke the promise, if one did.
     """
+    metric = policy.metric
     held = "on average" if policy.confidence is None else f"confidence {policy.confidence:.0%}"
-    facts = {"policy": f"{policy.reason} ({policy.metric}, {held})"}
+    facts = {"policy": f"{policy.reason} ({metric}, {held})"}
     if broken is not None:
         facts["BROKEN PROMISE"] = (
-            f"{broken['audited']} audited rows had a mean loss of {broken['mean_loss']:.1%}: "
-            "the shards after them ran at full depth"
+            f"{broken['audited']} audited rows had "
+            f"{_told(metric, policy.value_of(broken['mean_loss']))}: the shards after them ran at "
+            "full depth"
         )
     if policy.leaves_early:
         stages = ", ".join(
             f"layer {depth}: {kept:.1%} of rows (had {totals.stages[stage]:,})"
             for stage, (depth, kept) in enumerate(zip(policy.depths, policy.kept, strict=True))
         )
+        expected = (policy.expected, policy.expected_low, policy.expected_high)
         facts |= {
             "stages": stages,
             "threshold": f"a row leaves early at a confidence of {policy.threshold:.4f}",
-            "expected": f"{policy.agreement:.1%} agreement ({policy.agreement_low:.1%} to "
-            f"{policy.agreement_high:.1%}), a row at 1/{policy.full_seconds / policy.seconds:.2f} "
-            f"of full depth's cost; from {policy.rows} rows, by which the threshold was found",
+            "expected": f"{_told(metric, *expected)}, a row at 1/"
+            f"{policy.full_seconds / policy.seconds:.2f} of full depth's cost; from {policy.rows} "
+            "rows, by which the threshold was found",
         }
-    if totals.audited_rows:
-        mean = totals.audited_agreement / totals.audited_rows
-        early = 1 - totals.stages[len(policy.depths) - 1] / max(1, totals.stages.total())
-        # all others are full depth's own
-        whole, low, high = (
-            1 - early * (1 - share)
-            for share in (mean, *mean_interval(mean, totals.audited_rows, 0.95))
-        )
+    if (found := measured(policy, totals)) is not None:
         facts["measured"] = (
-            f"{whole:.1%} agreement ({low:.1%} to {high:.1%}); the {totals.audited_rows:,} audited "
-            f"of the rows that left early agree by {mean:.1%}"
+            f"{_told(metric, found.value, found.low, found.high)}; the {found.audited_rows:,} "
+            f"audited of the rows that left early have {_told(metric, found.audited)}"
         )
     return facts
+
+
+def _told(metric: Metric, value: float, *interval: float) -> str:
+    """Say an agreement or a ratio of perplexities, with its interval if there is one."""
+    figure, unit = "{:.1%}", "agreement"
+    if metric == "perplexity":
+        figure, unit = "{:.3f}", "times full depth's perplexity"
+    ends = " to ".join(figure.format(end) for end in interval)
+    return f"{figure.format(value)} {unit}" + (f" ({ends})" if ends else "")

@@ -169,7 +169,7 @@ def test_a_broken_promise_is_noticed(
     in later runs, and it is said."""
     from helios_batch import staged
 
-    monkeypatch.setattr(staged, "agreement", lambda *_: 0.0)
+    monkeypatch.setattr(staged, "agreements", lambda prompts, *_: [[0.0] * len(prompts)])
     spec = auto(tmp_path, texts, quality=QUALITY | {"audit_fraction": 1.0})
     job = prepare(load_spec(str(spec)))
     # what a calibration finds depends on this machine's speed

@@ -84,6 +84,10 @@ def test_yaml_merge_keys(tmp_path: Path) -> None:
     assert load_spec(file).limits.max_failed_rows == 0.01
 
 
+def promise(**quality: Any) -> dict[str, Any]:
+    return {"depth": "auto", "quality": quality}
+
+
 LABELS: dict[str, Any] = {"task": {"type": "label", "choices": ["io", "math"]}}
 WRONG = [
     ({"nmae": 1}, "nmae: unknown key", "name, input, prompt"),
@@ -131,6 +135,27 @@ WRONG = [
         "",
     ),
     ({"depth": "auto", "quality": {"min_agreement": 0.9, "metric": "label"}}, "does not go", ""),
+    (promise(), "quality: say what is promised: min_agreement", ""),
+    (promise(metric="token"), "quality: say what is promised: min_agreement", ""),
+    (promise(max_perplexity=1.1), "max_perplexity goes with metric: perplexity", ""),
+    (promise(max_perplexity=1.1, metric="exact"), "goes with metric: perplexity", ""),
+    (promise(max_perplexity=1.1, min_agreement=0.9), "goes with metric: perplexity", ""),
+    (promise(metric="perplexity"), "metric perplexity needs max_perplexity", ""),
+    (promise(metric="perplexity", min_agreement=0.9), "write max_perplexity", ""),
+    (
+        promise(metric="perplexity", min_agreement=0.9, max_perplexity=1.1),
+        "min_agreement does not go with metric perplexity",
+        "",
+    ),
+    (promise(metric="perplexity", max_perplexity=1), "quality.max_perplexity", ""),
+    (promise(metric="perplexity", max_perplexity=8), "quality.max_perplexity", ""),
+    (promise(metric="perplexity", max_perplexity="10%"), "quality.max_perplexity", ""),
+    (promise(metric="perplexity", max_perplexity=float("nan")), "quality.max_perplexity", ""),
+    (
+        LABELS | promise(metric="perplexity", max_perplexity=1.1),
+        "metric perplexity does not go with a task of type label",
+        "",
+    ),
     (
         {
             "depth": "auto",
@@ -161,6 +186,15 @@ WRONG = [
     ({"output": {"path": "o", "rows_per_shard": 0}}, "output.rows_per_shard", ""),
     ({"output": {}}, "output.path: this key is required", ""),
 ]
+
+
+def test_a_promise_of_perplexity() -> None:
+    """The ratio takes the place of the agreement, and may be written without a point."""
+    spec = parse_spec(LEAST | promise(metric="perplexity", max_perplexity=2), "here")
+    assert spec.quality is not None
+    assert (spec.metric, spec.quality.asked) == ("perplexity", 2.0)
+    assert "a perplexity of at most 2 times full depth's" in spec.quality.describe(spec.metric)
+    assert JobSpec.model_validate(spec.model_dump(mode="json")) == spec
 
 
 def test_label_tasks() -> None:
