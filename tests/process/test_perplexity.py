@@ -34,7 +34,7 @@ def said(text: str) -> str:
 
 def test_a_perplexity_is_promised_and_measured(cli: Run, texts: list[str], tmp_path: Path) -> None:
     """Rows leave early within a loose bound; policy, record and summary tell ratios."""
-    quality = QUALITY | {"max_perplexity": 6.5, "calibration_rows": 60}
+    quality = QUALITY | {"max_perplexity": 6.5, "calibration_rows": 60, "audit_fraction": 0.3}
     spec = auto(tmp_path, texts, quality=quality)
     ended = cli("plan", spec)
     assert "a perplexity of at most 6.5 times full depth's" in said(ended.out), ended.err
