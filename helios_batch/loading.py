@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from helios_batch.adaptive.load import load_adaptive
 from helios_batch.calibration import calibrated
 from helios_batch.engine.device import resolve
 from helios_batch.engine.engine import Engine
@@ -11,12 +12,13 @@ from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.policy_file import Calibration, read_calibration
 from helios_batch.preflight import sample_prompts
 from helios_batch.promise import FolderPromise
+from helios_batch.records import Generator
 from helios_batch.spec import ResourceSpec
 from helios_batch.staged import StagedEngine
 from helios_batch.supervision import ALONE, Supervisor
 
 
-def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Engine | StagedEngine:
+def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Generator:
     """Load model and tokenizer, with memory for the prompts that a sample of the input shows.
 
     With `depth: auto`, the job is calibrated first, unless its output folder says that it was;
@@ -28,7 +30,9 @@ def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Engine | StagedEngi
         ResourceError: the device is not there, or memory is too small.
         OutputError: the job's policy is unreadable, or was made in another dtype than is asked for.
     """
-    quality = job.spec.quality
+    quality, policy = job.spec.quality, job.spec.policy
+    if policy is not None and policy.chooses:
+        return load_adaptive(job, policy)
     if quality is None:
         return _load(job, job.spec.resources)
     known = read_calibration(job.output, job.fingerprint)

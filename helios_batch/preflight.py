@@ -15,6 +15,7 @@ from helios_batch.records import ErrorCode, Message, Prompt, RowError
 
 if TYPE_CHECKING:
     from helios_batch.models.choices import EncodedChoices
+    from helios_batch.models.folder import ModelFolder
     from helios_batch.models.tokenizer import Tokenizer
 
 _SAMPLED_ROWS = 256
@@ -74,16 +75,19 @@ class PromptSample:
     sequence_tokens: int
 
 
-def sample_prompts(job: Job, tokenizer: Tokenizer) -> PromptSample:
-    """Render and tokenize a sample of the input's rows.
+def sample_prompts(
+    job: Job, tokenizer: Tokenizer, model: ModelFolder | None = None
+) -> PromptSample:
+    """Render a sample of the input's rows, and tokenize it for `model`, or the job's first one.
 
     Raises:
         ModelError: the job makes chats, and the model has no template for them.
         SpecError: a choice begins another one, as the model's tokenizer cuts them.
     """
+    model = model or job.model
     if job.renderer.makes_chat and not tokenizer.has_chat_template:
         raise ModelError(
-            f"model {job.model.name!r} has no chat template",
+            f"model {model.name!r} has no chat template",
             where="prompt",
             fix="leave out prompt.system and prompt.messages and write the whole prompt as a "
             "template, or use an instruction-tuned model",
@@ -95,9 +99,9 @@ def sample_prompts(job: Job, tokenizer: Tokenizer) -> PromptSample:
     contents = [prompt.content for prompt in prompts]
     errors = Counter(item.code.value for item in rendered if isinstance(item, RowError))
     if job.spec.task.type == "label":
-        return _sample_labels(job, tokenizer, contents, len(rows), errors)
+        return _sample_labels(job, tokenizer, model, contents, len(rows), errors)
     encoded = tokenizer.encode(contents)
-    context = job.model.config.context_length
+    context = model.config.context_length
     lengths = [len(item) for item in encoded if not isinstance(item, RowError)]
     errors.update(item.code.value for item in encoded if isinstance(item, RowError))
     errors[ErrorCode.PROMPT_TOO_LONG.value] += sum(length >= context for length in lengths)
@@ -110,12 +114,13 @@ def sample_prompts(job: Job, tokenizer: Tokenizer) -> PromptSample:
 def _sample_labels(
     job: Job,
     tokenizer: Tokenizer,
+    model: ModelFolder,
     contents: list[str | tuple[Message, ...]],
     rows: int,
     errors: Counter[str],
 ) -> PromptSample:
     """Tokenize sampled prompts with their choices; `errors` are those of rendering."""
-    choices, context = job.spec.task.choices, job.model.config.context_length
+    choices, context = job.spec.task.choices, model.config.context_length
     lengths, new, sequence = [], 1, len(choices)
     for item in tokenizer.encode_choices(contents, choices):
         if isinstance(item, RowError):

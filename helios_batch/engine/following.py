@@ -17,7 +17,8 @@ from helios_batch.spec import Confidence
 class Followed:
     """At each place of a completion: the model's own token there and how sure it is of it.
 
-    `surprise` is the summed negative log-probability, in nats, of the given tokens.
+    `surprise` is the summed negative log-probability, in nats, of the given tokens; at a depth
+    below the full one it is not asked for, and 0.
     """
 
     tokens: tuple[int, ...]
@@ -63,6 +64,8 @@ def follow(
             best = best_token(normed, decoder.head, temperature, margin)
             said += best.token.tolist()
             sure += (best.probability - best.runner_up if margin else best.probability).tolist()
+            if decoder.depth < decoder.config.num_layers:
+                continue
             given = completion[begin - len(prompt) + 1 : end - len(prompt) + 1]
             wanted = torch.tensor(given, device=device)
             at = torch.arange(len(given), device=device)

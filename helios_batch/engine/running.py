@@ -54,14 +54,19 @@ class Running:
             self._scheduler.add(sequence)
 
     @property
-    def depth(self) -> int:
-        """The depth at which tokens leave, or are going to as soon as it is read."""
-        return self._loading.depth if self._loading else self._loaded.depth
+    def is_moving(self) -> bool:
+        """Whether another depth is being read; until then, tokens leave where they did."""
+        return self._loading is not None
 
     @property
     def batch(self) -> int:
         """Sequences that hold a slot."""
         return self._scheduler.running
+
+    @property
+    def stored(self) -> int:
+        """Tokens in the KV cache."""
+        return sum(sequence.length for sequence in self._scheduler.in_flight)
 
     @property
     def unfinished(self) -> tuple[Sequence, ...]:

@@ -65,6 +65,10 @@ class BreachCounter:
         """Whether a shallower depth may be tried."""
         return self._calm >= self._patience
 
+    def wait(self) -> None:
+        """Stay, though it is calm: ask again when it has been so for as long again."""
+        self._calm = 0
+
     def moved(self, back: bool) -> None:
         """Begin anew after a move; `back` is one to a shallower depth, because it was calm."""
         if self._came_back and not back:

@@ -5,7 +5,7 @@ Source: HELIOS, arXiv 2504.10724, section 4.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,8 +80,11 @@ class Controller:
                 best = self.now
         return self._go("choose", best, ahead, 0.0)
 
-    def saw(self, confidences: Iterable[float], ahead: Ahead) -> Place | None:
-        """Take the confidences of a step's tokens; return where to go, or None to stay."""
+    def saw(self, confidences: Iterable[float], ahead: Callable[[], Ahead]) -> Place | None:
+        """Take the confidences of a step's tokens; return where to go, or None to stay.
+
+        `ahead` is asked only when it matters.
+        """
         assert self.now is not None, "there are no tokens before a choice"
         tripped = self._counter.add(confidences)
         if not self._reacts:
@@ -89,15 +92,16 @@ class Controller:
         before, tolerated = self.now, self._policy.tolerated
         if tripped:
             share = self._counter.share
-            after = react(self.history, before, share, tolerated, ahead)
+            after = react(self.history, before, share, tolerated, ahead())
             if after == before:
                 return None
             kind: Kind = "deepen" if after.model == before.model else "switch"
-            return self._go(kind, after, ahead, share)
+            return self._go(kind, after, ahead(), share)
         if self._counter.is_calm:
-            best = select(self.history, self._objective, tolerated, ahead, before)
+            best = select(self.history, self._objective, tolerated, ahead(), before)
             if best.model == before.model and best.depth < before.depth:
-                return self._go("return", best, ahead, 0.0)
+                return self._go("return", best, ahead(), 0.0)
+            self._counter.wait()
         return None
 
     def finished(self, confidence: float) -> None:

@@ -15,6 +15,9 @@ ALLOWED = {
     "engine": {"engine", "models"},
     "tune": {"tune", "data", "engine", "models", "job", "local", "loading", "samples", "spec_file"},
     "helios": {"helios"},
+    "adaptive": {
+        *("adaptive", "engine", "models", "helios", "job", "candidates", "preflight"),
+    },
     "report": {"report", "preflight", "engine", "models", "tune", "helios"},
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),

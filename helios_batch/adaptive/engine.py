@@ -1,0 +1,296 @@
+"""An engine that goes where the controller says: other depths, and other models."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from helios_batch.adaptive.contender import Contender
+from helios_batch.adaptive.profile import Generate, Label, Task, profile
+from helios_batch.engine.device import Resources
+from helios_batch.engine.engine import Engine
+from helios_batch.engine.running import Running
+from helios_batch.engine.sequence import Sequence as RunningSequence
+from helios_batch.engine.sequence import Written
+from helios_batch.helios.agreement import row_confidence
+from helios_batch.helios.controller import Controller
+from helios_batch.helios.select import Ahead, Place
+from helios_batch.records import EngineFacts, EngineStats, Generation, Progress, Prompt
+from helios_batch.spec import SamplingSpec
+from helios_batch.spec_policy import PolicySpec
+
+Watch = Callable[[Progress], None] | None
+_BATCHES = 4
+
+
+@dataclass
+class _Call:
+    """One call of the engine: its rows, by their places."""
+
+    prompts: Sequence[Prompt]
+    on_step: Watch
+    results: dict[int, Generation] = field(default_factory=dict)
+    outputs: int = 0
+
+    def waiting(self) -> list[int]:
+        """Return the places of rows without a result."""
+        return [place for place in range(len(self.prompts)) if place not in self.results]
+
+    def step(self, done: int, new: int, batch: int) -> None:
+        if self.on_step is not None:
+            self.on_step(Progress(len(self.results) + done, new, batch))
+
+
+class AdaptiveEngine:
+    """Runs rows where a controller says, and tells it what their tokens were like.
+
+    Before the first rows and whenever a profile is due, some random rows run on each candidate;
+    what the chosen one has said of them is kept. A profile is taken between rows: every
+    `policy.reprofile` of them, or every four batches where these are more.
+
+    Args:
+        contenders: by name.
+        controller: whose table has an entry for each of them.
+        policy: of the job.
+        resources: of the one engine that is loaded at a time.
+        rows: of the job, for what is still to come.
+        save: called when the table has changed.
+    """
+
+    def __init__(
+        self,
+        contenders: Mapping[str, Contender],
+        controller: Controller,
+        policy: PolicySpec,
+        resources: Resources,
+        rows: int,
+        save: Callable[[], None],
+    ) -> None:
+        self._contenders, self._controller, self._policy = contenders, controller, policy
+        self._resources, self._rows, self._save = resources, rows, save
+        self._engine: Engine | None = None
+        self._model = ""
+        self._served, self._outputs, self._moves = 0, 0, 0
+        self.stats = EngineStats()
+        if not controller.profile_due:
+            self._go_to(controller.choose(Ahead(rows)))
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What the engine is now; before anything has run, the first candidate at its deepest."""
+        if self._engine is None:
+            self._go_to(self._deepest(next(iter(self._contenders))))
+        return self._loaded().facts
+
+    def generate(
+        self, prompts: Sequence[Prompt], sampling: SamplingSpec, on_step: Watch = None
+    ) -> list[Generation]:
+        """Return a generation for each prompt; see `Engine.generate`."""
+        call = _Call(prompts, on_step)
+        task = Generate(sampling)
+        return self._run(call, task, lambda places: self._generate(call, places, sampling))
+
+    def label(
+        self, prompts: Sequence[Prompt], choices: Sequence[str], on_step: Watch = None
+    ) -> list[Generation]:
+        """Return a labelled generation for each prompt; see `Engine.label`."""
+        call = _Call(prompts, on_step)
+        return self._run(call, Label(tuple(choices)), lambda p: self._label(call, p, choices))
+
+    def _run(self, call: _Call, task: Task, run: Callable[[list[int]], None]) -> list[Generation]:
+        self.stats = EngineStats()
+        self._moves = len(self._controller.moves)
+        while waiting := call.waiting():
+            if self._controller.profile_due:
+                self._profile(call, waiting, task)
+                continue
+            limit = self.facts.batch_limit
+            run(waiting[: max(self._policy.reprofile, _BATCHES * limit)])
+        self._served += len(call.prompts)
+        self._outputs += call.outputs
+        made = self._controller.moves[self._moves :]
+        self.stats.moves.update(move.kind for move in made)
+        self.stats.expected_stall = max([0.0, *(move.seconds for move in made)])
+        self._save()
+        return [call.results[place] for place in range(len(call.prompts))]
+
+    def _profile(self, call: _Call, waiting: list[int], task: Task) -> None:
+        """Run some random rows on all candidates, choose, and keep what the chosen one said."""
+        started = time.perf_counter()
+        draw = random.Random(f"profile/{call.prompts[waiting[0]].row}")
+        places = sorted(draw.sample(waiting, min(self._policy.requests, len(waiting))))
+        prompts = [call.prompts[place] for place in places]
+        answers: dict[str, list[Generation]] = {}
+        for name, contender in self._contenders.items():
+            history = self._controller.history.models[name]
+            self._go_to(self._deepest(name))
+            engine, threshold = self._loaded(), self._policy.threshold
+            answers[name] = profile(engine, contender, history, prompts, task, threshold)
+            self.stats.largest_batch = max(self.stats.largest_batch, engine.stats.largest_batch)
+            engine.stats = EngineStats()
+        chosen = self._controller.choose(self._ahead(call))
+        for place, answer in zip(places, answers[chosen.model], strict=True):
+            self._keep(call, place, answer)
+        self._go_to(chosen)
+        self._save()
+        self.stats.profile_seconds += time.perf_counter() - started
+        call.step(0, 0, len(prompts))
+
+    def _generate(self, call: _Call, places: list[int], sampling: SamplingSpec) -> None:
+        """Run rows to their ends, on as many models as it takes."""
+        before: dict[int, Written] = {}
+        while places:
+            engine = self._loaded()
+            prompts = [call.prompts[place] for place in places]
+            written = {i: before[place] for i, place in enumerate(places) if place in before}
+            decided, running = engine.start(prompts, sampling, written)
+            for index, generation in decided.items():
+                self._keep(call, places[index], generation)
+            after = self._watch(call, running) if running is not None else None
+            self._took(engine)
+            if running is None:
+                return
+            for sequence in running.finished:
+                self._keep(call, places[sequence.index], engine.generation(sequence))
+            before = {places[s.index]: self._leave(engine, s, after) for s in running.unfinished}
+            places = [place for place in places if place in before]
+            if after is not None:
+                self._switch(after)
+
+    def _watch(self, call: _Call, running: Running) -> Place | None:
+        """Step until all is done, or another model is to go on; then return its place."""
+        engine, controller, told = self._loaded(), self._controller, 0
+        history = controller.history.models[self._model]
+        layers = self._contenders[self._model].depths
+
+        def ahead() -> Ahead:
+            return self._ahead(call, running.stored)
+
+        while True:
+            spent = _spent(engine.stats)
+            new = running.step()
+            if new is None:
+                return None
+            depth = layers.index(engine.depth)
+            history.ran(depth, _spent(engine.stats) - spent, len(new))
+            for sequence in running.finished[told:]:
+                controller.finished(_mean(sequence.confidences))
+            told = len(running.finished)
+            call.outputs += len(new)
+            call.step(told, len(new), max(len(new), running.batch))
+            if running.is_moving:
+                continue
+            after = controller.saw((token.confidence for token in new), ahead)
+            if after is None:
+                continue
+            if after.model != self._model:
+                return after
+            self._remember()
+            depth_after = layers[after.depth]
+            running.move_to(depth_after, self._contenders[self._model].exits.get(depth_after))
+
+    def _label(self, call: _Call, places: list[int], choices: Sequence[str]) -> None:
+        """Label rows, a window of them at a time: so often the controller can react."""
+        window = self._policy.window
+        for begin in range(0, len(places), window):
+            engine = self._loaded()
+            some = places[begin : begin + window]
+            prompts = [call.prompts[place] for place in some]
+            depth = self._contenders[self._model].depths.index(engine.depth)
+            done = len(call.results)
+
+            def watch(progress: Progress, done: int = done) -> None:
+                if call.on_step is not None:
+                    call.on_step(replace(progress, rows_done=done + progress.rows_done))
+
+            found = engine.label(prompts, choices, watch)
+            self._controller.history.models[self._model].ran(
+                depth, _spent(engine.stats), len(found)
+            )
+            self._took(engine)
+            for place, generation in zip(some, found, strict=True):
+                self._keep(call, place, generation)
+                self._controller.finished(row_confidence(generation))
+            call.outputs += len(found)
+            sure = [row_confidence(row) for row in found if row.error is None]
+            after = self._controller.saw(sure, lambda: self._ahead(call))
+            if after is not None:
+                self._switch(after)
+
+    def _keep(self, call: _Call, place: int, generation: Generation) -> None:
+        """Take a row's result, with how many of its tokens were not sure."""
+        if generation.exit is not None:
+            threshold = self._policy.threshold
+            breaches = sum(c < threshold for c in generation.exit.token_confidences)
+            generation = replace(generation, exit=replace(generation.exit, breaches=breaches))
+        call.results[place] = generation
+
+    def _leave(self, engine: Engine, sequence: RunningSequence, after: Place | None) -> Written:
+        """Return what a row has come to that another model goes on with."""
+        assert after is not None, "only a switch leaves rows unfinished"
+        written = engine.written(sequence)
+        if not sequence.tokens:
+            return written
+        layers = self._contenders[after.model].depths[after.depth]
+        told = f"{engine.model.name} at {engine.depth} to {after.model} at {layers} layers after "
+        note = f"{told}{len(written.tokens)} tokens"
+        return replace(written, reactions=(*written.reactions, note))
+
+    def _ahead(self, call: _Call, stored: int = 0) -> Ahead:
+        """Estimate what is to come of the job: by the rows that are done, or one output a row."""
+        done = self._served + len(call.results)
+        rows = max(len(call.prompts) - len(call.results), self._rows - done)
+        outputs = self._outputs + call.outputs
+        return Ahead(int(rows * max(1.0, outputs / max(1, done))), stored)
+
+    def _switch(self, place: Place) -> None:
+        """Go to another place between two runs, on the clock."""
+        started = time.perf_counter()
+        self._go_to(place)
+        seconds = time.perf_counter() - started
+        self.stats.load_seconds += seconds
+        self.stats.longest_stall = max(self.stats.longest_stall, seconds)
+
+    def _deepest(self, name: str) -> Place:
+        depths = self._controller.history.models[name].depths
+        return Place(name, max(place for place, depth in enumerate(depths) if depth.batch))
+
+    def _go_to(self, place: Place) -> None:
+        """Load a place; the table learns how fast weights are read."""
+        contender = self._contenders[place.model]
+        layers = contender.depths[place.depth]
+        if self._engine is not None and self._model == place.model:
+            self._engine.move_to(layers, contender.exits.get(layers))
+            return
+        started = time.perf_counter()
+        self._engine = None  # the old weights go before the new ones come
+        self._engine, self._model = contender.engine(place.depth, self._resources), place.model
+        history = self._controller.history.models[place.model]
+        history.read_seconds += time.perf_counter() - started
+        history.bytes_read += history.depths[place.depth].weights
+
+    def _remember(self) -> None:
+        """Note what takes part."""
+        facts = self._loaded().facts
+        if facts not in self.stats.engines:
+            self.stats.engines.append(facts)
+
+    def _loaded(self) -> Engine:
+        assert self._engine is not None, "a place was chosen before rows run"
+        return self._engine
+
+    def _took(self, engine: Engine) -> None:
+        self.stats += engine.stats
+        engine.stats = EngineStats()
+        self._remember()
+
+
+def _spent(stats: EngineStats) -> float:
+    return stats.prefill_seconds + stats.decode_seconds
+
+
+def _mean(values: Iterable[float]) -> float:
+    found = list(values)
+    return sum(found) / len(found) if found else 0.0

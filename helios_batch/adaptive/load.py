@@ -1,0 +1,75 @@
+"""The adaptive engine that a job asks for."""
+
+from __future__ import annotations
+
+from helios_batch.adaptive.contender import Contender
+from helios_batch.adaptive.engine import AdaptiveEngine
+from helios_batch.adaptive.table_file import TableFile
+from helios_batch.candidates import candidates
+from helios_batch.engine.device import Resources, hardware_of, resolve
+from helios_batch.errors import ResourceError
+from helios_batch.helios.controller import Controller
+from helios_batch.helios.history import History
+from helios_batch.helios.shortlist import shortlist
+from helios_batch.job import Candidate, Job
+from helios_batch.models.repository.files import load_repository
+from helios_batch.models.tokenizer import Tokenizer
+from helios_batch.preflight import sample_prompts
+from helios_batch.spec_policy import PolicySpec
+
+
+def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
+    """Return an engine that chooses among the job's candidates; nothing is loaded yet.
+
+    Raises:
+        ModelError: a tokenizer can't be read, or chat is asked of a model without it.
+        SpecError: a choice begins another one, as a model's tokenizer cuts them.
+        ResourceError: memory holds no candidate.
+    """
+    resources = resolve(job.spec.resources)
+    contenders = [_contender(job, candidate) for candidate in job.candidates]
+    history = History({c.model.name: c.history(resources) for c in contenders})
+    fitting = {name for name, model in history.models.items() if any(d.batch for d in model.depths)}
+    if not fitting:
+        names = " and ".join(history.models)
+        raise ResourceError(
+            f"{resources.memory:,} bytes of memory hold no depth of {names}",
+            where="resources.memory",
+            fix="give more; plan shows how much each depth of the first takes",
+        )
+    chosen = _shortlisted(job, policy, resources, fitting)
+    history.models = {name: history.models[name] for name in chosen}
+    dtype = str(resources.dtype).removeprefix("torch.")
+    table = TableFile(job, hardware_of(resources), dtype)
+    controller = Controller(policy, job.spec.objective, history)
+    if table.recall(history):
+        controller.skip_profile()
+    by_name = {c.model.name: c for c in contenders if c.model.name in chosen}
+
+    def save() -> None:
+        table.save(history)
+
+    return AdaptiveEngine(by_name, controller, policy, resources, job.table.rows, save)
+
+
+def _contender(job: Job, candidate: Candidate) -> Contender:
+    model = candidate.model
+    tokenizer = Tokenizer(model.path, job.created)
+    tokens = sample_prompts(job, tokenizer, model).sequence_tokens
+    exits, depths = candidate.exits, candidate.depths
+    return Contender(model, tokenizer, exits, depths, tokens, job.spec.exits.confidence)
+
+
+def _shortlisted(
+    job: Job, policy: PolicySpec, resources: Resources, fitting: set[str]
+) -> tuple[str, ...]:
+    """Return the best candidates by what the model repository knows of them."""
+    names = [candidate.model.name for candidate in job.candidates]
+    dtype = str(resources.dtype).removeprefix("torch.")
+    known = candidates(
+        *(load_repository(), names, fitting.__contains__),
+        tasks=(job.spec.name, job.spec.task.type),
+        hardware=hardware_of(resources),
+        dtype=dtype,
+    )
+    return tuple(c.name for c in shortlist(known, job.spec.objective, policy.shortlist))
