@@ -68,7 +68,7 @@ class AdaptiveEngine:
         rows: int,
         save: Callable[[], None],
     ) -> None:
-        self._contenders, self._controller, self._policy = contenders, controller, policy
+        self._contenders, self.controller, self._policy = contenders, controller, policy
         self._resources, self._rows, self._save = resources, rows, save
         self._engine: Engine | None = None
         self._model = ""
@@ -101,16 +101,16 @@ class AdaptiveEngine:
 
     def _run(self, call: _Call, task: Task, run: Callable[[list[int]], None]) -> list[Generation]:
         self.stats = EngineStats()
-        self._moves = len(self._controller.moves)
+        self._moves = len(self.controller.moves)
         while waiting := call.waiting():
-            if self._controller.profile_due:
+            if self.controller.profile_due:
                 self._profile(call, waiting, task)
                 continue
             limit = self.facts.batch_limit
             run(waiting[: max(self._policy.reprofile, _BATCHES * limit)])
         self._served += len(call.prompts)
         self._outputs += call.outputs
-        made = self._controller.moves[self._moves :]
+        made = self.controller.moves[self._moves :]
         self.stats.moves.update(move.kind for move in made)
         self.stats.expected_stall = max([0.0, *(move.seconds for move in made)])
         self._save()
@@ -124,13 +124,13 @@ class AdaptiveEngine:
         prompts = [call.prompts[place] for place in places]
         answers: dict[str, list[Generation]] = {}
         for name, contender in self._contenders.items():
-            history = self._controller.history.models[name]
+            history = self.controller.history.models[name]
             self._go_to(self._deepest(name))
             engine, threshold = self._loaded(), self._policy.threshold
             answers[name] = profile(engine, contender, history, prompts, task, threshold)
             self.stats.largest_batch = max(self.stats.largest_batch, engine.stats.largest_batch)
             engine.stats = EngineStats()
-        chosen = self._controller.choose(self._ahead(call))
+        chosen = self.controller.choose(self._ahead(call))
         for place, answer in zip(places, answers[chosen.model], strict=True):
             self._keep(call, place, answer)
         self._go_to(chosen)
@@ -161,7 +161,7 @@ class AdaptiveEngine:
 
     def _watch(self, call: _Call, running: Running) -> Place | None:
         """Step until all is done, or another model is to go on; then return its place."""
-        engine, controller, told = self._loaded(), self._controller, 0
+        engine, controller, told = self._loaded(), self.controller, 0
         history = controller.history.models[self._model]
         layers = self._contenders[self._model].depths
 
@@ -206,16 +206,14 @@ class AdaptiveEngine:
                     call.on_step(replace(progress, rows_done=done + progress.rows_done))
 
             found = engine.label(prompts, choices, watch)
-            self._controller.history.models[self._model].ran(
-                depth, _spent(engine.stats), len(found)
-            )
+            self.controller.history.models[self._model].ran(depth, _spent(engine.stats), len(found))
             self._took(engine)
             for place, generation in zip(some, found, strict=True):
                 self._keep(call, place, generation)
-                self._controller.finished(row_confidence(generation))
+                self.controller.finished(row_confidence(generation))
             call.outputs += len(found)
             sure = [row_confidence(row) for row in found if row.error is None]
-            after = self._controller.saw(sure, lambda: self._ahead(call))
+            after = self.controller.saw(sure, lambda: self._ahead(call))
             if after is not None:
                 self._switch(after)
 
@@ -254,7 +252,7 @@ class AdaptiveEngine:
         self.stats.longest_stall = max(self.stats.longest_stall, seconds)
 
     def _deepest(self, name: str) -> Place:
-        depths = self._controller.history.models[name].depths
+        depths = self.controller.history.models[name].depths
         return Place(name, max(place for place, depth in enumerate(depths) if depth.batch))
 
     def _go_to(self, place: Place) -> None:
@@ -267,7 +265,7 @@ class AdaptiveEngine:
         started = time.perf_counter()
         self._engine = None  # the old weights go before the new ones come
         self._engine, self._model = contender.engine(place.depth, self._resources), place.model
-        history = self._controller.history.models[place.model]
+        history = self.controller.history.models[place.model]
         history.read_seconds += time.perf_counter() - started
         history.bytes_read += history.depths[place.depth].weights
 
