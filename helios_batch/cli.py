@@ -152,8 +152,17 @@ def list_models(as_json: AsJson = False, repository: RepositoryPath = None) -> N
 
 
 @models.command("fetch")
-def fetch_model(name: Annotated[str, typer.Argument(help="Name of a pack.")]) -> None:
-    """Download, check and convert a pack into the cache folder."""
+def fetch_model(
+    name: Annotated[str, typer.Argument(help="Name of a pack.")],
+    accept_license: Annotated[
+        bool, typer.Option("--accept-license", help="You accept the pack's licence.")
+    ] = False,
+) -> None:
+    """Download, check and convert a pack into the cache folder.
+
+    A pack under a licence that has to be accepted is fetched only with --accept-license; without
+    it, the command says where the terms are.
+    """
     from helios_batch.errors import ModelError
     from helios_batch.models.packs import PACKS, fetch
 
@@ -162,7 +171,11 @@ def fetch_model(name: Annotated[str, typer.Argument(help="Name of a pack.")]) ->
             f"unknown pack {name!r}", where="models fetch", fix=f"the packs are {', '.join(PACKS)}"
         )
     with _interruptible("models fetch", "nothing was kept; fetch it again"):
-        folder = fetch(PACKS[name], lambda line: _err.print(line, markup=False))
+        folder = fetch(
+            PACKS[name],
+            lambda line: _err.print(line, markup=False),
+            accept_license=accept_license,
+        )
     typer.echo(folder)
 
 

@@ -22,6 +22,10 @@ FRAGMENTATION = 1.5
 same job took 482 and 511 MiB in two runs where 500 had been planned without this."""
 SAMPLED_ROWS = 16
 """Rows that are sampled at a time; only these have logits over the whole vocabulary."""
+DRAWN_LOGITS = 1 << 18
+"""Logits that a draw sorts and adds up at a time, in whole rows, at least one."""
+DRAW_BYTES = 56
+"""Bytes that a draw holds for each of them: it keeps them sorted, with ids, and in float64."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +163,13 @@ def activation_bytes(config: DecoderConfig, itemsize: int, shape: StepShape) -> 
     scores = shape.chunk_tokens * config.context_length * (4 + 1)
     # a head tile in its own type and twice in float32
     head = shape.max_batch * HEAD_TILE * (itemsize + 8)
-    sampling = SAMPLED_ROWS * config.vocab_size * 6 * 4
+    sampling = SAMPLED_ROWS * config.vocab_size * (itemsize + 4)
+    sampling += rows_drawn(config.vocab_size) * config.vocab_size * DRAW_BYTES
     return LIBRARY_SCRATCH + int(
         FRAGMENTATION * (tokens * per_token + max(scores, head + sampling))
     )
+
+
+def rows_drawn(vocab_size: int) -> int:
+    """Return how many rows a draw treats at a time, at most `SAMPLED_ROWS`."""
+    return min(SAMPLED_ROWS, max(1, DRAWN_LOGITS // vocab_size))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from helios_batch.engine.memory import rows_drawn
 from helios_batch.spec import SamplingSpec
 
 
@@ -18,6 +19,12 @@ def draw(logits: torch.Tensor, sampling: SamplingSpec, uniforms: torch.Tensor) -
     Returns:
         [R] int64 token ids.
     """
+    rows = rows_drawn(logits.shape[-1])
+    blocks = [slice(begin, begin + rows) for begin in range(0, len(logits), rows)]
+    return torch.cat([_draw(logits[block], sampling, uniforms[block]) for block in blocks])
+
+
+def _draw(logits: torch.Tensor, sampling: SamplingSpec, uniforms: torch.Tensor) -> torch.Tensor:
     scaled = logits / sampling.temperature
     if 0 < sampling.top_k < scaled.shape[-1]:
         ordered, tokens = scaled.topk(sampling.top_k, dim=-1)

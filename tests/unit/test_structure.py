@@ -52,6 +52,7 @@ TORCH_FREE = {
     "models/choices.py",
     "models/config.py",
     "models/packs.py",
+    "models/wheels.py",
     "models/architectures.py",
     "models/catalog.py",
     "models/tensor_names.py",
