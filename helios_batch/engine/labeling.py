@@ -8,11 +8,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from helios_batch.engine.batch import padded
 from helios_batch.engine.branches import BranchAttention
 from helios_batch.engine.head import log_probability
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import StepShape
-from helios_batch.engine.runner import ROW_GRANULE
 from helios_batch.engine.slots import capacity_class
 from helios_batch.engine.tape import Tape, TapeStep, tape_steps
 from helios_batch.models.choices import EncodedChoices
@@ -152,11 +152,11 @@ class Labeler:
             self._decoder.config, self._decoder.kinds, self._cache, step, self._device
         )
         hidden = self._decoder.forward(
-            self._tensor(_padded(tokens)), self._tensor(_padded(positions)), attention
+            self._tensor(padded(tokens)), self._tensor(padded(positions)), attention
         )
         if not wanted:
             return
-        normed = self._decoder.final_norm(hidden[self._tensor(_padded(list(ends)))])
+        normed = self._decoder.final_norm(hidden[self._tensor(padded(list(ends)))])
         found = log_probability(
             normed, self._decoder.head, self._tensor(rows), self._tensor(targets)
         )
@@ -192,8 +192,3 @@ class Labeler:
             label=choices[best],
             label_probability=probabilities,
         )
-
-
-def _padded(values: list[int]) -> list[int]:
-    """Fill up with zeros, to rows that are ignored; see `runner.ROW_GRANULE`."""
-    return values + [0] * (-len(values) % ROW_GRANULE)
