@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -13,29 +13,17 @@ from helios_batch.engine.device import Resources
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.labeling import Labeler
 from helios_batch.engine.memory import MemoryPlan, StepShape, plan_memory
+from helios_batch.engine.rows import Admission, completed
 from helios_batch.engine.runner import NextToken, Runner
 from helios_batch.engine.scheduler import PrefillStep, Scheduler
 from helios_batch.engine.sequence import Sequence as RunningSequence
-from helios_batch.engine.sequence import cut_at_stop
-from helios_batch.engine.slots import SlotAllocator, capacity_class
+from helios_batch.engine.slots import SlotAllocator, choose_slab
 from helios_batch.errors import ResourceError
 from helios_batch.models.exits.file import ExitFile, exit_kind, exit_shape
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
-from helios_batch.records import (
-    EngineFacts,
-    EngineStats,
-    ErrorCode,
-    ExitRecord,
-    Generation,
-    Progress,
-    Prompt,
-    RowError,
-)
+from helios_batch.records import EngineFacts, EngineStats, Generation, Progress, Prompt
 from helios_batch.spec import Confidence, SamplingSpec
-
-_SLABS_WANTED = 16
-_LARGEST_SLAB = 16384
 
 
 @dataclass(slots=True)
@@ -43,7 +31,7 @@ class _Call:
     """One call of `generate`: its sequences' fate."""
 
     on_step: Callable[[Progress], None] | None
-    results: dict[int, Generation] = field(default_factory=dict)
+    results: dict[int, Generation]
 
 
 class Engine:
@@ -174,8 +162,9 @@ class Engine:
         a given model and depth a row's result does not depend on the prompts beside it.
         """
         self.stats = EngineStats()
-        call = _Call(on_step)
-        sequences = self._sequences(prompts, sampling, call)
+        admission = Admission(self.model, self.tokenizer, self.plan.kv_tokens)
+        sequences, refused = admission.admit(prompts, sampling)
+        call = _Call(on_step, refused)
         if sequences:
             self._run(sequences, call)
         return [call.results[index] for index in range(len(prompts))]
@@ -197,57 +186,9 @@ class Engine:
         )
         return labeler.run(prompts, choices, self.stats, on_step)
 
-    def _sequences(
-        self, prompts: Sequence[Prompt], sampling: SamplingSpec, call: _Call
-    ) -> list[RunningSequence]:
-        eos = frozenset() if sampling.ignore_eos else self.model.eos_tokens
-        sequences = []
-        encoded = self.tokenizer.encode([prompt.content for prompt in prompts])
-        for index, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
-            checked = tokens if isinstance(tokens, RowError) else self._check(tokens, sampling)
-            if isinstance(checked, RowError):
-                count = 0 if isinstance(tokens, RowError) else len(tokens)
-                call.results[index] = Generation.failed(prompt.row, checked, count)
-                continue
-            room = self.model.config.context_length - len(checked)
-            sequence = RunningSequence(
-                index=index,
-                row=prompt.row,
-                prompt=checked,
-                sampling=sampling,
-                max_new=min(sampling.max_tokens, room),
-                eos=eos,
-                new_text=self.tokenizer.stream() if sampling.stop else None,
-            )
-            sequences.append(sequence)
-        return sequences
-
-    def _check(self, tokens: list[int], sampling: SamplingSpec) -> list[int] | RowError:
-        context = self.model.config.context_length
-        if len(tokens) >= context:
-            return RowError(
-                ErrorCode.PROMPT_TOO_LONG,
-                f"the prompt has {len(tokens)} tokens; the model's context holds {context}, "
-                "with one at least to generate",
-            )
-        needed = len(tokens) + min(sampling.max_tokens, context - len(tokens)) - 1
-        if capacity_class(needed) > self.plan.kv_tokens:
-            return RowError(
-                ErrorCode.EXCEEDS_MEMORY,
-                f"the prompt and its completion come to {needed} tokens; the KV cache that fits "
-                f"resources.memory holds {self.plan.kv_tokens}. With more memory, delete this part "
-                "and run the job again",
-            )
-        if max(tokens) >= self.model.config.vocab_size:
-            return RowError(
-                ErrorCode.UNKNOWN_TOKEN,
-                f"the tokenizer gives token {max(tokens)}; the model knows "
-                f"{self.model.config.vocab_size} tokens",
-            )
-        return tokens
-
     def _run(self, sequences: list[RunningSequence], call: _Call) -> None:
-        slab_tokens = self._slab_tokens(max(s.capacity_needed for s in sequences))
+        longest = max(sequence.capacity_needed for sequence in sequences)
+        slab_tokens = choose_slab(self.plan.kv_tokens, longest)
         slots = SlotAllocator(self._cache.arrange(slab_tokens), slab_tokens)
         scheduler = Scheduler(slots, self.shape)
         runner = Runner(self._decoder, self._cache, slots, self._confidence)
@@ -277,31 +218,10 @@ class Engine:
         # only now do all lengths count what the step has stored, as moves need them
         for sequence, _, _ in new:
             if sequence.finish is not None:
-                call.results[sequence.index] = self._generation(sequence)
+                layers = (self.depth,) * len(sequence.tokens)
+                call.results[sequence.index] = completed(
+                    sequence, self.model, self.tokenizer, layers
+                )
                 move = scheduler.finish(sequence)
                 if move is not None:
                     runner.move(move, scheduler.length_of(move.owner))
-
-    def _slab_tokens(self, longest: int) -> int:
-        """Choose slabs large enough for the longest sequence, and few."""
-        tokens = self.plan.kv_tokens
-        wanted = min(max(tokens // _SLABS_WANTED, capacity_class(longest)), _LARGEST_SLAB)
-        return min(max(wanted, capacity_class(longest)), tokens)
-
-    def _generation(self, sequence: RunningSequence) -> Generation:
-        assert sequence.finish is not None, "only a finished sequence becomes a generation"
-        text = self.tokenizer.decode(sequence.tokens)
-        return Generation(
-            row=sequence.row,
-            text=cut_at_stop(text, sequence.sampling.stop),
-            finish_reason=sequence.finish,
-            prompt_tokens=len(sequence.prompt),
-            completion_tokens=len(sequence.tokens),
-            exit=ExitRecord(
-                model=self.model.name,
-                num_layers=self.model.config.num_layers,
-                token_layers=(self.depth,) * len(sequence.tokens),
-                token_confidences=tuple(sequence.confidences),
-            ),
-            token_ids=tuple(sequence.tokens),
-        )
