@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -14,8 +13,10 @@ from helios_batch.engine.head import log_probability
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import StepShape
 from helios_batch.engine.slots import capacity_class
-from helios_batch.engine.tape import Tape, TapeStep, tape_steps
+from helios_batch.engine.tape import StepTargets, Tape, TapeStep, tape_steps
+from helios_batch.engine.verdict import Verdict
 from helios_batch.models.choices import EncodedChoices
+from helios_batch.models.config import LayerKind
 from helios_batch.models.decoder import Decoder
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
@@ -36,10 +37,8 @@ class Labeler:
     """Labels prompts with the likeliest of a few choices.
 
     The score of a choice is its log-probability after the prompt under the loaded layers: the sum
-    over its tokens, not divided by their number, and with no end of text behind it. The
-    probability of a choice is the soft-max of the scores, divided by the exit's temperature for
-    choices, over the choices alone; the label is the likeliest one, of equal ones the first. The
-    confidence of the row is the label's probability, or its lead over the next one's.
+    over its tokens, not divided by their number, and with no end of text behind it. See `Verdict`
+    for the label and its confidence.
 
     Args:
         model: the model's folder.
@@ -77,7 +76,8 @@ class Labeler:
         context = self._model.config.context_length
         for step in tape_steps(tapes, self._shape, context, self._cache.tokens):
             started = time.perf_counter()
-            self._score(step)
+            with torch.inference_mode():
+                self._score(step)
             tokens = 0
             for chunk in step.chunks:
                 if chunk.ends_tape:
@@ -130,65 +130,62 @@ class Labeler:
             )
         return None
 
-    @torch.inference_mode()
     def _score(self, step: TapeStep) -> None:
         """Run a step's chunks and add what they tell to the scores of their tapes."""
+        tokens, positions = self._tokens(step)
+        attention = self._attention(step, self._decoder.kinds)
+        hidden = self._decoder.forward(tokens, positions, attention)
+        for tape, choice, value in self._values(self._decoder, hidden, StepTargets.of(step)):
+            tape.scores[choice] += value
+
+    def _verdict(self, tape: Tape) -> Verdict:
+        """Judge a tape whose last chunk was run."""
+        decoder = self._decoder
+        temperature = decoder.exit.choice_temperature
+        return Verdict.of(tape.scores, temperature, decoder.depth, self._confidence)
+
+    def _tokens(self, step: TapeStep) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a step's tokens and their positions, both padded."""
         tokens: list[int] = []
         positions: list[int] = []
-        ends: dict[int, int] = {}  # place in T -> row for the head
-        wanted: list[tuple[Tape, int]] = []
-        rows: list[int] = []
-        targets: list[int] = []
         for chunk in step.chunks:
-            tape, first = chunk.tape, len(tokens) - chunk.start
-            tokens += tape.tokens[chunk.start : chunk.stop]
-            positions += tape.positions[chunk.start : chunk.stop]
-            for place, token, choice in tape.targets:
-                if chunk.start <= place < chunk.stop:
-                    wanted.append((tape, choice))
-                    rows.append(ends.setdefault(first + place, len(ends)))
-                    targets.append(token)
-        attention = BranchAttention(
-            self._decoder.config, self._decoder.kinds, self._cache, step, self._device
-        )
-        hidden = self._decoder.forward(
-            self._tensor(padded(tokens)), self._tensor(padded(positions)), attention
-        )
-        if not wanted:
+            tokens += chunk.tape.tokens[chunk.start : chunk.stop]
+            positions += chunk.tape.positions[chunk.start : chunk.stop]
+        return self._tensor(padded(tokens)), self._tensor(padded(positions))
+
+    def _attention(self, step: TapeStep, kinds: Sequence[LayerKind]) -> BranchAttention:
+        return BranchAttention(self._model.config, kinds, self._cache, step, self._device)
+
+    def _values(
+        self, decoder: Decoder, hidden: torch.Tensor, targets: StepTargets
+    ) -> Iterator[tuple[Tape, int, float]]:
+        """Yield tape, choice, and the log-probability of each target at a decoder's exit."""
+        if not targets.wanted:
             return
-        normed = self._decoder.final_norm(hidden[self._tensor(padded(list(ends)))])
-        found = log_probability(
-            normed, self._decoder.head, self._tensor(rows), self._tensor(targets)
-        )
-        for (tape, choice), value in zip(wanted, found.tolist(), strict=True):
-            tape.scores[choice] += value
+        normed = decoder.final_norm(hidden[self._tensor(padded(targets.ends))])
+        rows, tokens = self._tensor(targets.rows), self._tensor(targets.tokens)
+        found = log_probability(normed, decoder.head, rows, tokens)
+        for (tape, choice), value in zip(targets.wanted, found.tolist(), strict=True):
+            yield tape, choice, value
 
     def _tensor(self, values: list[int]) -> torch.Tensor:
         return torch.tensor(values, device=self._device)
 
     def _generation(self, tape: Tape, choices: Sequence[str]) -> Generation:
-        top = max(tape.scores)
-        best = tape.scores.index(top)
-        temperature = self._decoder.exit.choice_temperature
-        weights = [math.exp((score - top) / temperature) for score in tape.scores]
-        total = math.fsum(weights)
-        probabilities = tuple(weight / total for weight in weights)
-        tokens = len(tape.encoded.choices[best])
-        sure = probabilities[best]
-        if self._confidence == "margin":
-            sure -= sorted(probabilities)[-2]
+        found = self._verdict(tape)
+        label, tokens = choices[found.label], len(tape.encoded.choices[found.label])
         return Generation(
             row=tape.row,
-            text=choices[best],
+            text=label,
             finish_reason=FinishReason.STOP,
             prompt_tokens=tape.encoded.prompt_tokens,
             completion_tokens=tokens,
             exit=ExitRecord(
                 model=self._model.name,
                 num_layers=self._model.config.num_layers,
-                token_layers=(self._decoder.depth,) * tokens,
-                token_confidences=(sure,) * tokens,
+                token_layers=(found.depth,) * tokens,
+                token_confidences=(found.confidence,) * tokens,
             ),
-            label=choices[best],
-            label_probability=probabilities,
+            label=label,
+            label_probability=found.probabilities,
         )
