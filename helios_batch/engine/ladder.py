@@ -12,6 +12,7 @@ from helios_batch.engine.device import Resources
 from helios_batch.models.checkpoint import Checkpoint
 from helios_batch.models.config import LayerKind
 from helios_batch.models.decoder import Attention, Decoder
+from helios_batch.models.exits.assemble import ExitWeights
 from helios_batch.models.exits.file import ExitFile
 from helios_batch.models.exits.load import load_exit
 from helios_batch.models.folder import ModelFolder
@@ -72,12 +73,15 @@ def load_ladder(
         names = model.architecture.tensor_names
         loader = GreedyLoader(config, names, checkpoint, resources.dtype, resources.device)
         weights = loader.load(layers)
+        top = Decoder(config, weights)
         rungs, shift = [], 0
         for depth, exit_file in sorted(exits.items()):
-            loaded = None if exit_file is None else load_exit(exit_file, config, loader, weights)
-            rungs.append(Rung(depth, Decoder(config, weights, loaded), shift))
-            shift += len(rungs[-1].decoder.exit.layers)
-        rungs.append(Rung(layers, Decoder(config, weights), shift))
+            found = ExitWeights()
+            if exit_file is not None:
+                found = load_exit(exit_file, config, loader, weights)
+            rungs.append(Rung(depth, top.beside(found), shift))
+            shift += len(found.layers)
+        rungs.append(Rung(layers, top, shift))
         return Ladder(tuple(rungs), checkpoint.bytes_read, checkpoint.total_bytes)
 
 

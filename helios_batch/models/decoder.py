@@ -6,6 +6,7 @@ another is the business of the `Attention` that the caller passes in.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -52,6 +53,12 @@ class Decoder:
         self.weights = weights
         self.exit = exit_ or ExitWeights()
         self.rotary = RotaryTables(config, weights.embedding.dtype, weights.embedding.device)
+
+    def beside(self, exit_: ExitWeights) -> Decoder:
+        """Return a decoder of the same layers with another exit."""
+        other = copy.copy(self)
+        other.exit = exit_
+        return other
 
     @property
     def depth(self) -> int:

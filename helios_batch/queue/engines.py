@@ -41,10 +41,12 @@ class WarmEngine:
         Raises:
             UsageError: the model can't be loaded here.
         """
-        exit_digest = job.exit_file.digest if job.exit_file else ""
-        # a policy is one job's own, and that of one output folder
-        policy = job_id if job.spec.depth == "auto" else ""
-        model = (job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy)
+        # what is decided for a job is its own, and that of one output folder
+        decided = job_id if job.spec.depth == "auto" and job.early_exits is None else ""
+        exits = job.early_exits or {job.depth: job.exit_file}
+        digests = tuple((depth, found.digest if found else "") for depth, found in exits.items())
+        confidence, policy = job.spec.exits.confidence, job.spec.policy
+        model = (job.model.digest, job.depth, digests, confidence, policy, decided)
         resources = job.spec.resources
         if self._engine is None or (*model, resources) not in self._fits:
             self._engine = None  # the old weights go before the new ones come
@@ -67,8 +69,9 @@ def load_engine(job: Job) -> Generator:
 
 def adopt_engine(engine: Generator, job: Job) -> None:
     """Prepare a loaded engine for another job of its model."""
+    from helios_batch.engine.early_exit import EarlyExitEngine
     from helios_batch.engine.engine import Engine
     from helios_batch.loading import adopt
 
-    if isinstance(engine, Engine):
+    if isinstance(engine, Engine | EarlyExitEngine):
         adopt(engine, job)
