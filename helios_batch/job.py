@@ -96,6 +96,17 @@ class Job:
         return self.candidates[0].depths
 
     @property
+    def early_exits(self) -> dict[int, ExitFile | None] | None:
+        """The exits of policy `ee`, by depth; None under any other policy.
+
+        None for an exit is the model's own final norm and head.
+        """
+        if self.spec.policy is None or self.spec.policy.type != "ee":
+            return None
+        depths = sorted({*self.exits, *self.stage_depths} - {self.model.config.num_layers})
+        return {depth: self.exits.get(depth) for depth in depths}
+
+    @property
     def shards(self) -> ShardPlan:
         """The job's shards."""
         return ShardPlan(self.table.rows, self.spec.output.rows_per_shard)
@@ -187,6 +198,8 @@ class Job:
     def _policy(self) -> dict[str, Any]:
         """Return what decides at which depth the rows run."""
         model: dict[str, Any] = {"model": self.model.name}
+        if (exits := self.early_exits) is not None:
+            return model | {"depths": [*exits, self.depth], "decided_by": "ee"}
         if self.spec.policy is not None:
             names = [candidate.model.name for candidate in self.candidates]
             told = {"models": names, "decided_by": self.spec.policy.type}
@@ -225,6 +238,8 @@ def prepare(spec: JobSpec) -> Job:
             fix=f"make some with: helios-batch models tune {spec.model}, and name their folder in "
             "exits.path; or write depth: full",
         )
+    if spec.policy is not None and spec.policy.type == "ee":
+        _refuse_adapted(candidates[0].exits)
     output = OutputFolder(spec.output.path)
     for folder in table.folders:
         if output.path.resolve().is_relative_to(folder.resolve()):
@@ -249,3 +264,15 @@ def _candidate(spec: JobSpec, name: str) -> Candidate:
 
 def _digests(exits: Mapping[int, ExitFile]) -> dict[str, str]:
     return {str(depth): exits[depth].digest for depth in sorted(exits)}
+
+
+def _refuse_adapted(exits: Mapping[int, ExitFile]) -> None:
+    """Refuse exits that a token can't reach and pass in one run of the layers."""
+    adapted = [depth for depth, found in sorted(exits.items()) if found.first_adapted < depth]
+    if adapted:
+        raise SpecError(
+            f"the exits at depths {adapted} change layers of the model before them: a token that "
+            "goes on would have to run these again as they were",
+            where="policy, ee",
+            fix="name exits tuned without --adapt in exits.path, or choose another policy",
+        )

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from helios_batch.adaptive.load import load_adaptive
 from helios_batch.calibration import calibrated
 from helios_batch.engine.device import resolve
+from helios_batch.engine.early_exit import EarlyExitEngine
 from helios_batch.engine.engine import Engine
 from helios_batch.errors import OutputError
 from helios_batch.job import Job
+from helios_batch.models.exits.file import ExitFile
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.policy_file import Calibration, read_calibration
 from helios_batch.preflight import sample_prompts
@@ -31,6 +35,8 @@ def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Generator:
         OutputError: the job's policy is unreadable, or was made in another dtype than is asked for.
     """
     quality, policy = job.spec.quality, job.spec.policy
+    if (exits := job.early_exits) is not None:
+        return _load_early_exit(job, exits)
     if policy is not None and policy.chooses:
         return load_adaptive(job, policy)
     if quality is None:
@@ -76,8 +82,23 @@ def _load(job: Job, resources: ResourceSpec) -> Engine:
     )
 
 
-def adopt(engine: Engine, job: Job) -> None:
-    """Prepare an engine that already holds the job's model at its depth.
+def _load_early_exit(job: Job, exits: Mapping[int, ExitFile | None]) -> EarlyExitEngine:
+    assert job.spec.policy is not None, "only its policy gives a job early exits"
+    tokenizer = Tokenizer(job.model.path, job.created)
+    tokens = sample_prompts(job, tokenizer).sequence_tokens
+    return EarlyExitEngine(
+        job.model,
+        tokenizer,
+        exits,
+        job.spec.policy.threshold,
+        resolve(job.spec.resources),
+        tokens,
+        job.spec.exits.confidence,
+    )
+
+
+def adopt(engine: Engine | EarlyExitEngine, job: Job) -> None:
+    """Prepare an engine that already holds the job's model at its depth, or with its exits.
 
     Raises:
         ModelError: the tokenizer can't be read, or chat is asked of a model without it.

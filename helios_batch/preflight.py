@@ -156,7 +156,7 @@ def preflight(job: Job) -> Preflight:
     """
     from helios_batch.engine.device import resolve
     from helios_batch.models.checkpoint import Checkpoint
-    from helios_batch.models.exits.file import exit_kind, exit_shape
+    from helios_batch.models.exits.file import exit_kind, exit_shape, exits_shape
     from helios_batch.models.tokenizer import Tokenizer
 
     job.output.check(job.fingerprint, job.identity)
@@ -166,15 +166,16 @@ def preflight(job: Job) -> Preflight:
     Checkpoint(job.model.path).close()
     sequence, itemsize = sample.sequence_tokens, resources.dtype.itemsize
     # the same check, with the same message, as before the first row of a run
-    extra = exit_shape(job.exit_file)
+    early = [found for found in (job.early_exits or {}).values() if found is not None]
+    extra = exits_shape(early) if early else exit_shape(job.exit_file)
     plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence, extra)
 
     def at_depth(depth: int) -> MemoryAtDepth:
-        extra = exit_shape(job.exits.get(depth))
-        roomy = plan_memory(config, depth, itemsize, 1 << 62, shape, sequence, extra)
+        beside = extra if depth == job.depth else exit_shape(job.exits.get(depth))
+        roomy = plan_memory(config, depth, itemsize, 1 << 62, shape, sequence, beside)
         try:
             batch = plan_memory(
-                config, depth, itemsize, resources.memory, shape, sequence, extra
+                config, depth, itemsize, resources.memory, shape, sequence, beside
             ).batch_size
         except ResourceError:
             batch = 0
@@ -191,7 +192,7 @@ def preflight(job: Job) -> Preflight:
         fingerprint=job.fingerprint,
         model=job.model.name,
         depth=job.depth,
-        exit=exit_kind(job.model, job.depth, job.exit_file),
+        exit="ee" if job.early_exits else exit_kind(job.model, job.depth, job.exit_file),
         contract=_contract(job),
         device=str(resources.device),
         dtype=str(resources.dtype).removeprefix("torch."),

@@ -72,6 +72,8 @@ class ExitRecord:
     cascade the row left; an `audited` row was run at full depth too, with which it has `agreement`,
     0 to 1: for the metric perplexity, 1 less the share of `LARGEST_EXCESS` by which its text's mean
     negative log-likelihood, to full depth, is over that of full depth's own.
+    Under `ee` tokens of one row leave at different layers, and there are no breaches: a token under
+    the threshold does not leave early.
     """
 
     model: str
@@ -116,8 +118,8 @@ class EngineFacts:
     """What an engine is for as long as it lives; sizes in bytes.
 
     `layers_run` counts the loaded layers and those of the exit; `exit` says what tokens leave
-    through: `full` depth, a kind of exit head, `native` (the model was trained to be left there) or
-    `plain` (it was not).
+    through: `full` depth, a kind of exit head, `native` (the model was trained to be left there),
+    `plain` (it was not), or `ee`, the first exit that is sure of the token.
     `weight_bytes_loaded` and `weight_bytes_left` are counted in the checkpoint's own files;
     `batch_limit` is the planned batch size.
     """

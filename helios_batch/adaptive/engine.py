@@ -126,6 +126,7 @@ class AdaptiveEngine:
         for name, contender in self._contenders.items():
             history = self.controller.history.models[name]
             self._go_to(self._deepest(name))
+            self._remember()
             engine, threshold = self._loaded(), self._policy.threshold
             answers[name] = profile(engine, contender, history, prompts, task, threshold)
             self.stats.largest_batch = max(self.stats.largest_batch, engine.stats.largest_batch)

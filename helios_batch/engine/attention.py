@@ -122,14 +122,13 @@ class DecodeAttention:
         config = self._config
         heads, dim = config.num_kv_heads, config.head_dim
         group = config.num_heads // heads
+        self.store(layer, key, value)
         result = torch.zeros_like(query)
         first = 0
         for (slab, span), biases in zip(self._slabs, self._biases, strict=True):
             count = len(slab.positions)
             rows = slice(first, first + count)
             keys, values = self._cache.slots(layer, slab.slab, slab.capacity)
-            keys[span.slots, :, slab.positions] = key[rows]
-            values[span.slots, :, slab.positions] = value[rows]
             flat = (count * heads, slab.capacity, dim)
             seen_keys = keys[:count].view(flat)[:, : span.length]
             seen_values = values[:count].view(flat)[:, : span.length]
@@ -142,6 +141,22 @@ class DecodeAttention:
             result[rows] = mixed.view(count, -1, dim)
             first += count
         return result
+
+    def store(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Store the tokens' keys and values of a layer that does not run.
+
+        Args:
+            layer: index of the layer, as when it is called.
+            key: [T, num_kv_heads, head_dim], rotated.
+            value: [T, num_kv_heads, head_dim].
+        """
+        first = 0
+        for slab, span in self._slabs:
+            rows = slice(first, first + len(slab.positions))
+            keys, values = self._cache.slots(layer, slab.slab, slab.capacity)
+            keys[span.slots, :, slab.positions] = key[rows]
+            values[span.slots, :, slab.positions] = value[rows]
+            first += len(slab.positions)
 
 
 def _weigh(weights: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

@@ -8,20 +8,18 @@ from helios_batch.engine.device import Resources
 from helios_batch.engine.following import Followed, follow
 from helios_batch.engine.labeling import Labeler
 from helios_batch.engine.loaded import LoadedModel
-from helios_batch.engine.memory import MemoryPlan
+from helios_batch.engine.memory import MemoryPlan, StepShape
+from helios_batch.engine.rows import Admission, completed, left_off
 from helios_batch.engine.running import Running
 from helios_batch.engine.scoring import score_completions
 from helios_batch.engine.sequence import Sequence as RunningSequence
-from helios_batch.engine.sequence import Written, cut_at_stop
-from helios_batch.engine.slots import capacity_class
+from helios_batch.engine.sequence import Written
 from helios_batch.models.exits.file import ExitFile
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import (
     EngineFacts,
     EngineStats,
-    ErrorCode,
-    ExitRecord,
     Generation,
     Progress,
     Prompt,
@@ -73,6 +71,15 @@ class Engine:
     def plan(self) -> MemoryPlan:
         """How the memory budget is spent."""
         return self._loaded.plan
+
+    @property
+    def shape(self) -> StepShape:
+        """Limits of one step."""
+        return self._loaded.shape
+
+    @shape.setter
+    def shape(self, shape: StepShape) -> None:
+        self._loaded.shape = shape
 
     @property
     def depth(self) -> int:
@@ -137,11 +144,19 @@ class Engine:
             sampling: how tokens are drawn, and when a row ends.
             before: what another model has written of some prompts, by place; it is gone on with.
         """
-        results: dict[int, Generation] = {}
-        sequences = self._sequences(prompts, sampling, before or {}, results)
+        admission = Admission(self.model, self.tokenizer, self.plan.kv_tokens)
+        sequences, refused = admission.admit(prompts, sampling, before)
         if not sequences:
-            return results, None
-        return results, Running(self._loaded, sequences, self._confidence, self.stats)
+            return refused, None
+        return refused, Running(self._loaded, sequences, self._confidence, self.stats)
+
+    def generation(self, sequence: RunningSequence) -> Generation:
+        """Return what a finished sequence has come to."""
+        return completed(sequence, self.model, self.tokenizer)
+
+    def written(self, sequence: RunningSequence) -> Written:
+        """Return what an unfinished sequence has come to, for another model to go on with."""
+        return left_off(sequence, self.tokenizer)
 
     def follow(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]
@@ -196,108 +211,4 @@ class Engine:
         loaded = self._loaded
         return score_completions(
             encoded, completions, loaded.decoder, loaded.cache, loaded.shape, self.stats
-        )
-
-    def _sequences(
-        self,
-        prompts: Sequence[Prompt],
-        sampling: SamplingSpec,
-        before: Mapping[int, Written],
-        results: dict[int, Generation],
-    ) -> list[RunningSequence]:
-        eos = frozenset() if sampling.ignore_eos else self.model.eos_tokens
-        sequences = []
-        encoded = self.tokenizer.encode([prompt.content for prompt in prompts])
-        for index, (prompt, tokens) in enumerate(zip(prompts, encoded, strict=True)):
-            written = before.get(index, Written())
-            left = sampling.max_tokens - len(written.tokens)
-            carried = self._carried(written)
-            checked = tokens
-            if not isinstance(tokens, RowError):
-                checked = self._check(tokens + carried, left)
-            if isinstance(checked, RowError):
-                count = 0 if isinstance(tokens, RowError) else len(tokens)
-                results[index] = Generation.failed(prompt.row, checked, count)
-                continue
-            room = self.model.config.context_length - len(checked)
-            sequence = RunningSequence(
-                index=index,
-                row=prompt.row,
-                prompt=checked,
-                sampling=sampling,
-                max_new=min(left, room),
-                eos=eos,
-                new_text=self.tokenizer.stream() if sampling.stop else None,
-                before=written,
-                carried=len(carried),
-            )
-            sequences.append(sequence)
-        return sequences
-
-    def _carried(self, written: Written) -> list[int]:
-        """Return this model's tokens of what another one has written."""
-        if written.tokenizer == self.tokenizer.digest:
-            return list(written.tokens)
-        return self.tokenizer.encode_plain([written.text])[0] if written.text else []
-
-    def _check(self, tokens: list[int], new_tokens: int) -> list[int] | RowError:
-        context = self.model.config.context_length
-        if len(tokens) >= context:
-            return RowError(
-                ErrorCode.PROMPT_TOO_LONG,
-                f"the prompt has {len(tokens)} tokens; the model's context holds {context}, "
-                "with one at least to generate",
-            )
-        needed = len(tokens) + min(new_tokens, context - len(tokens)) - 1
-        if capacity_class(needed) > self.plan.kv_tokens:
-            return RowError(
-                ErrorCode.EXCEEDS_MEMORY,
-                f"the prompt and its completion come to {needed} tokens; the KV cache that fits "
-                f"resources.memory holds {self.plan.kv_tokens}. With more memory, delete this part "
-                "and run the job again",
-            )
-        if max(tokens) >= self.model.config.vocab_size:
-            return RowError(
-                ErrorCode.UNKNOWN_TOKEN,
-                f"the tokenizer gives token {max(tokens)}; the model knows "
-                f"{self.model.config.vocab_size} tokens",
-            )
-        return tokens
-
-    def written(self, sequence: RunningSequence) -> Written:
-        """Return what an unfinished sequence has come to, for another model to go on with."""
-        before, tokens = sequence.before, list(sequence.tokens)
-        text = self.tokenizer.decode(tokens)
-        while tokens and text.endswith("\ufffd"):  # a character of which tokens are still to come
-            tokens.pop()
-            text = self.tokenizer.decode(tokens)
-        return Written(
-            text=before.text + text,
-            tokens=(*before.tokens, *tokens),
-            tokenizer=self.tokenizer.digest,
-            layers=(*before.layers, *sequence.layers[: len(tokens)]),
-            confidences=(*before.confidences, *sequence.confidences[: len(tokens)]),
-            reactions=(*before.reactions, *sequence.reactions),
-        )
-
-    def generation(self, sequence: RunningSequence) -> Generation:
-        """Return what a finished sequence has come to."""
-        assert sequence.finish is not None, "only a finished sequence becomes a generation"
-        before = sequence.before
-        text = before.text + self.tokenizer.decode(sequence.tokens)
-        tokens = (*before.tokens, *sequence.tokens)
-        return Generation(
-            row=sequence.row,
-            text=cut_at_stop(text, sequence.sampling.stop),
-            finish_reason=sequence.finish,
-            prompt_tokens=len(sequence.prompt) - sequence.carried,
-            completion_tokens=len(tokens),
-            exit=ExitRecord(
-                model=self.model.name,
-                num_layers=self.model.config.num_layers,
-                token_layers=(*before.layers, *sequence.layers),
-                token_confidences=(*before.confidences, *sequence.confidences),
-                reactions=(*before.reactions, *sequence.reactions),
-            ),
-            token_ids=tokens,
         )

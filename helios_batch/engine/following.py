@@ -7,9 +7,10 @@ from dataclasses import dataclass
 import torch
 
 from helios_batch.engine.attention import ChunkPlace, PrefillAttention
+from helios_batch.engine.batch import padded
 from helios_batch.engine.head import best_token, log_probability
 from helios_batch.engine.loaded import LoadedModel
-from helios_batch.engine.runner import ROW_GRANULE
+from helios_batch.engine.slots import choose_slab
 from helios_batch.spec import Confidence
 
 
@@ -41,18 +42,17 @@ def follow(
     decoder, cache, shape = loaded.decoder, loaded.cache, loaded.shape
     device = decoder.weights.embedding.device
     context = prompt + completion[:-1]
-    cache.arrange(loaded.slab_tokens(len(context)))
+    cache.arrange(choose_slab(loaded.plan.kv_tokens, len(context)))
     said: list[int] = []
     sure: list[float] = []
     surprise = 0.0
     for start in range(0, len(context), shape.chunk_tokens):
         stop = min(start + shape.chunk_tokens, len(context))
-        padding = [0] * (-(stop - start) % ROW_GRANULE)
         place = ChunkPlace(0, 0, cache.slab_tokens, start, stop)
         attention = PrefillAttention(decoder.config, decoder.kinds, cache, [place], device)
         hidden = decoder.forward(
-            torch.tensor(context[start:stop] + padding, device=device),
-            torch.tensor([*range(start, stop), *padding], device=device),
+            torch.tensor(padded(context[start:stop]), device=device),
+            torch.tensor(padded(list(range(start, stop))), device=device),
             attention,
         )
         first = max(start, len(prompt) - 1)

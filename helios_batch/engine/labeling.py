@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -10,7 +9,8 @@ from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import StepShape
 from helios_batch.engine.scoring import score_step
 from helios_batch.engine.slots import capacity_class
-from helios_batch.engine.tape import Tape, tape_steps
+from helios_batch.engine.tape import Tape, TapeStep, tape_steps
+from helios_batch.engine.verdict import Verdict
 from helios_batch.models.choices import EncodedChoices
 from helios_batch.models.decoder import Decoder
 from helios_batch.models.folder import ModelFolder
@@ -32,10 +32,8 @@ class Labeler:
     """Labels prompts with the likeliest of a few choices.
 
     The score of a choice is its log-probability after the prompt under the loaded layers: the sum
-    over its tokens, not divided by their number, and with no end of text behind it. The
-    probability of a choice is the soft-max of the scores, divided by the exit's temperature for
-    choices, over the choices alone; the label is the likeliest one, of equal ones the first. The
-    confidence of the row is the label's probability, or its lead over the next one's.
+    over its tokens, not divided by their number, and with no end of text behind it. See `Verdict`
+    for the label and its confidence.
 
     Args:
         model: the model's folder.
@@ -72,7 +70,7 @@ class Labeler:
         context = self._model.config.context_length
         for step in tape_steps(tapes, self._shape, context, self._cache.tokens):
             started = time.perf_counter()
-            score_step(step, self._decoder, self._cache)
+            self._score(step)
             tokens = 0
             for chunk in step.chunks:
                 if chunk.ends_tape:
@@ -125,29 +123,31 @@ class Labeler:
             )
         return None
 
+    def _score(self, step: TapeStep) -> None:
+        """Run a step's chunks and add what they tell to the scores of their tapes."""
+        score_step(step, self._decoder, self._cache)
+
+    def _verdict(self, tape: Tape) -> Verdict:
+        """Judge a tape whose last chunk was run."""
+        decoder = self._decoder
+        temperature = decoder.exit.choice_temperature
+        return Verdict.of(tape.scores, temperature, decoder.depth, self._confidence)
+
     def _generation(self, tape: Tape, choices: Sequence[str]) -> Generation:
-        top = max(tape.scores)
-        best = tape.scores.index(top)
-        temperature = self._decoder.exit.choice_temperature
-        weights = [math.exp((score - top) / temperature) for score in tape.scores]
-        total = math.fsum(weights)
-        probabilities = tuple(weight / total for weight in weights)
-        tokens = len(tape.encoded.choices[best])
-        sure = probabilities[best]
-        if self._confidence == "margin":
-            sure -= sorted(probabilities)[-2]
+        found = self._verdict(tape)
+        label, tokens = choices[found.label], len(tape.encoded.choices[found.label])
         return Generation(
             row=tape.row,
-            text=choices[best],
+            text=label,
             finish_reason=FinishReason.STOP,
             prompt_tokens=tape.encoded.prompt_tokens,
             completion_tokens=tokens,
             exit=ExitRecord(
                 model=self._model.name,
                 num_layers=self._model.config.num_layers,
-                token_layers=(self._decoder.depth,) * tokens,
-                token_confidences=(sure,) * tokens,
+                token_layers=(found.depth,) * tokens,
+                token_confidences=(found.confidence,) * tokens,
             ),
-            label=choices[best],
-            label_probability=probabilities,
+            label=label,
+            label_probability=found.probabilities,
         )

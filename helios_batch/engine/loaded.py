@@ -10,14 +10,10 @@ from helios_batch.engine.backbone import Backbone, Reading
 from helios_batch.engine.device import Resources
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import MemoryPlan, StepShape, layer_bytes, plan_memory
-from helios_batch.engine.slots import capacity_class
 from helios_batch.errors import ResourceError
 from helios_batch.models.exits.file import ExitFile, exit_kind, exit_shape
 from helios_batch.models.folder import ModelFolder
 from helios_batch.records import EngineFacts
-
-_SLABS_WANTED = 16
-_LARGEST_SLAB = 16384
 
 
 class LoadedModel:
@@ -144,12 +140,6 @@ class LoadedModel:
         if moved:
             del self.cache  # the budget does not hold two
             self.cache = self._new_cache()
-
-    def slab_tokens(self, longest: int) -> int:
-        """Return a size of slabs large enough for sequences of `longest` tokens, and few slabs."""
-        tokens = self.plan.kv_tokens
-        wanted = min(max(tokens // _SLABS_WANTED, capacity_class(longest)), _LARGEST_SLAB)
-        return min(max(wanted, capacity_class(longest)), tokens)
 
     def _plan(
         self, depth: int, exit_file: ExitFile | None, sequence_tokens: int, held: int = 0

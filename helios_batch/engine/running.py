@@ -8,10 +8,12 @@ from dataclasses import dataclass
 
 from helios_batch.engine.backbone import Reading
 from helios_batch.engine.loaded import LoadedModel
-from helios_batch.engine.runner import NextToken, Runner
-from helios_batch.engine.scheduler import PrefillStep, Scheduler
+from helios_batch.engine.picking import NextToken
+from helios_batch.engine.runner import Runner
+from helios_batch.engine.scheduler import Scheduler
 from helios_batch.engine.sequence import Sequence
-from helios_batch.engine.slots import SlotAllocator
+from helios_batch.engine.slots import SlotAllocator, choose_slab
+from helios_batch.engine.steps import Steps
 from helios_batch.models.exits.file import ExitFile
 from helios_batch.records import EngineStats
 from helios_batch.spec import Confidence
@@ -46,12 +48,17 @@ class Running:
         self._loaded, self._confidence, self._stats = loaded, confidence, stats
         self._longest = max(sequence.capacity_needed for sequence in sequences)
         self._slots = self._new_slots()
-        self._scheduler = Scheduler(self._slots, loaded.shape)
         self._runner = Runner(loaded.decoder, loaded.cache, self._slots, confidence)
+        self._scheduler = Scheduler(self._slots, loaded.shape)
+        self._steps = Steps(self._scheduler, self._runner, stats)
         self._loading: _Loading | None = None
-        self.finished: list[Sequence] = []
         for sequence in sequences:
             self._scheduler.add(sequence)
+
+    @property
+    def finished(self) -> list[Sequence]:
+        """Sequences that are done, in that order."""
+        return self._steps.finished
 
     @property
     def is_moving(self) -> bool:
@@ -81,22 +88,7 @@ class Running:
         """
         if self._loading is not None and self._loading.reading.done():
             self._deepen(self._loading)
-        step = self._scheduler.next_step()
-        if step is None:
-            return None
-        stats = self._stats
-        stats.largest_batch = max(stats.largest_batch, self.batch)
-        started = time.perf_counter()
-        if isinstance(step, PrefillStep):
-            new = self._runner.prefill(step)
-            stats.prefill_seconds += time.perf_counter() - started
-        else:
-            new = self._runner.decode(step)
-            stats.decode_seconds += time.perf_counter() - started
-            stats.decode_tokens += len(new)
-            stats.decode_steps += 1
-        self._commit(new)
-        return new
+        return self._steps.step()
 
     def move_to(self, depth: int, exit_file: ExitFile | None) -> None:
         """Have tokens leave at another depth from now on, or as soon as its layers are read.
@@ -129,6 +121,7 @@ class Running:
         self._slots = self._new_slots()
         self._scheduler.use(self._slots)
         self._runner = Runner(loaded.decoder, loaded.cache, self._slots, self._confidence)
+        self._steps.runner = self._runner
         self._stalled(time.perf_counter() - started)
 
     def settle(self) -> None:
@@ -157,19 +150,6 @@ class Running:
         self._stats.load_seconds += seconds
         self._stats.longest_stall = max(self._stats.longest_stall, seconds)
 
-    def _commit(self, new: list[NextToken]) -> None:
-        """Append the new tokens; let finished sequences go and close their gaps."""
-        layer = self._loaded.depth
-        for sequence, token, confidence in new:
-            sequence.append(token, layer, confidence)
-        # only now do all lengths count what the step has stored, as moves need them
-        for sequence, _, _ in new:
-            if sequence.finish is not None:
-                self.finished.append(sequence)
-                move = self._scheduler.finish(sequence)
-                if move is not None:
-                    self._runner.move(move, self._scheduler.length_of(move.owner))
-
     def _new_slots(self) -> SlotAllocator:
-        slab_tokens = self._loaded.slab_tokens(self._longest)
+        slab_tokens = choose_slab(self._loaded.plan.kv_tokens, self._longest)
         return SlotAllocator(self._loaded.cache.arrange(slab_tokens), slab_tokens)

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
+from helios_batch.engine.batch import padded
 from helios_batch.engine.branches import BranchAttention
 from helios_batch.engine.head import log_probability
 from helios_batch.engine.kv_cache import KVCache
 from helios_batch.engine.memory import StepShape
-from helios_batch.engine.runner import ROW_GRANULE
 from helios_batch.engine.slots import capacity_class
-from helios_batch.engine.tape import Tape, TapeStep, tape_steps
+from helios_batch.engine.tape import StepTargets, Tape, TapeStep, tape_steps
 from helios_batch.models.choices import EncodedChoices
 from helios_batch.models.decoder import Decoder
 from helios_batch.records import EngineStats, RowError
@@ -29,38 +29,41 @@ def score_step(step: TapeStep, decoder: Decoder, cache: KVCache) -> None:
         cache: arranged as one slab.
     """
     device = decoder.weights.embedding.device
+    attention = BranchAttention(decoder.config, decoder.kinds, cache, step, device)
+    hidden = decoder.forward(*step_tokens(step, device), attention)
+    for tape, choice, value in target_scores(decoder, hidden, StepTargets.of(step)):
+        tape.scores[choice] += value
+
+
+def step_tokens(step: TapeStep, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a step's tokens and their positions, both [T] int64 and padded."""
     tokens: list[int] = []
     positions: list[int] = []
-    ends: dict[int, int] = {}  # place in T -> row for the head
-    wanted: list[tuple[Tape, int]] = []
-    rows: list[int] = []
-    targets: list[int] = []
     for chunk in step.chunks:
-        tape, first = chunk.tape, len(tokens) - chunk.start
-        tokens += tape.tokens[chunk.start : chunk.stop]
-        positions += tape.positions[chunk.start : chunk.stop]
-        for place, token, choice in tape.targets:
-            if chunk.start <= place < chunk.stop:
-                wanted.append((tape, choice))
-                rows.append(ends.setdefault(first + place, len(ends)))
-                targets.append(token)
-    attention = BranchAttention(decoder.config, decoder.kinds, cache, step, device)
-    hidden = decoder.forward(
-        torch.tensor(_padded(tokens), device=device),
-        torch.tensor(_padded(positions), device=device),
-        attention,
+        tokens += chunk.tape.tokens[chunk.start : chunk.stop]
+        positions += chunk.tape.positions[chunk.start : chunk.stop]
+    return (
+        torch.tensor(padded(tokens), device=device),
+        torch.tensor(padded(positions), device=device),
     )
-    if not wanted:
+
+
+def target_scores(
+    decoder: Decoder, hidden: torch.Tensor, targets: StepTargets
+) -> Iterator[tuple[Tape, int, float]]:
+    """Yield tape, choice, and the log-probability of each target at a decoder's exit.
+
+    `hidden` [T, hidden_size] has passed the exit, all but its norm and head.
+    """
+    if not targets.wanted:
         return
-    normed = decoder.final_norm(hidden[torch.tensor(_padded(list(ends)), device=device)])
-    found = log_probability(
-        normed,
-        decoder.head,
-        torch.tensor(rows, device=device),
-        torch.tensor(targets, device=device),
-    )
-    for (tape, choice), value in zip(wanted, found.tolist(), strict=True):
-        tape.scores[choice] += value
+    device = hidden.device
+    normed = decoder.final_norm(hidden[torch.tensor(padded(targets.ends), device=device)])
+    rows = torch.tensor(targets.rows, device=device)
+    tokens = torch.tensor(targets.tokens, device=device)
+    found = log_probability(normed, decoder.head, rows, tokens)
+    for (tape, choice), value in zip(targets.wanted, found.tolist(), strict=True):
+        yield tape, choice, value
 
 
 def score_completions(
@@ -127,8 +130,3 @@ def _tape(
             f"prompt or completion {index} has a token {highest}, unknown to the model"
         )
     return tape
-
-
-def _padded(values: list[int]) -> list[int]:
-    """Fill up with zeros, to rows that are ignored; see `runner.ROW_GRANULE`."""
-    return values + [0] * (-len(values) % ROW_GRANULE)

@@ -13,12 +13,23 @@ from typing import NamedTuple
 
 GRANULE = 32
 """Capacities are multiples of this many tokens."""
+_SLABS_WANTED = 16
+_LARGEST_SLAB = 16384
 
 
 def capacity_class(tokens: int) -> int:
     """Return the capacity of a slot for `tokens` tokens: at most an eighth or a granule more."""
     step = max(GRANULE, 1 << max(0, tokens.bit_length() - 4))
     return -(-tokens // step) * step
+
+
+def choose_slab(tokens: int, longest: int) -> int:
+    """Return the tokens of a slab: large enough for the longest sequence, and few slabs in all.
+
+    `tokens` are those of the whole cache.
+    """
+    wanted = min(max(tokens // _SLABS_WANTED, capacity_class(longest)), _LARGEST_SLAB)
+    return min(max(wanted, capacity_class(longest)), tokens)
 
 
 @dataclass(frozen=True, slots=True)

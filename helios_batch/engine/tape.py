@@ -8,7 +8,7 @@ so slots are numbered anew in each step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -86,6 +86,36 @@ class TapeStep:
 
     chunks: tuple[TapeChunk, ...]
     capacity: int
+
+
+class StepTargets(NamedTuple):
+    """What a step scores: tokens [N] of choices, each after a row [N] of `ends`.
+
+    `ends` are places among the step's tokens, `wanted` says whose scores are found.
+    """
+
+    ends: list[int]
+    wanted: list[tuple[Tape, int]]
+    rows: list[int]
+    tokens: list[int]
+
+    @classmethod
+    def of(cls, step: TapeStep, without: Container[int] = ()) -> StepTargets:
+        """Return what a step scores of its tapes, but of those whose indices are in `without`."""
+        ends: dict[int, int] = {}  # place among the tokens -> row for the head
+        found = cls([], [], [], [])
+        begin = 0
+        for chunk in step.chunks:
+            first, begin = begin - chunk.start, begin + chunk.stop - chunk.start
+            if chunk.tape.index in without:
+                continue
+            for place, token, choice in chunk.tape.targets:
+                if chunk.start <= place < chunk.stop:
+                    found.wanted.append((chunk.tape, choice))
+                    found.rows.append(ends.setdefault(first + place, len(ends)))
+                    found.tokens.append(token)
+        found.ends.extend(ends)
+        return found
 
 
 def tape_steps(

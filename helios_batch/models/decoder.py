@@ -6,6 +6,7 @@ another is the business of the `Attention` that the caller passes in.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Protocol
 
@@ -57,7 +58,13 @@ class Decoder:
         self.weights = weights
         self.exit = exit_ or ExitWeights()
         self.own = len(weights.layers) if own is None else own
-        self._rotary = RotaryTables(config, weights.embedding.dtype, weights.embedding.device)
+        self.rotary = RotaryTables(config, weights.embedding.dtype, weights.embedding.device)
+
+    def beside(self, exit_: ExitWeights) -> Decoder:
+        """Return a decoder of the same layers with another exit."""
+        other = copy.copy(self)
+        other.exit = exit_
+        return other
 
     @property
     def depth(self) -> int:
@@ -94,9 +101,9 @@ class Decoder:
         self, tokens: torch.Tensor, positions: torch.Tensor, attention: Attention
     ) -> Iterator[torch.Tensor]:
         """Yield the hidden states [T, hidden_size] after 0, 1, ... loaded layers."""
-        hidden = self._embed(tokens, positions)
+        hidden = self.embed(tokens, positions)
         yield hidden
-        yield from self._run(hidden, positions, attention)
+        yield from self.run(hidden, positions, attention, range(self.depth))
 
     def states_from(
         self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention, first: int
@@ -106,7 +113,7 @@ class Decoder:
         `positions` and `attention` are as for `forward`.
         """
         yield hidden
-        yield from self._run(hidden, positions, attention, first)
+        yield from self.run(hidden, positions, attention, range(first, self.depth))
 
     def resume(
         self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
@@ -115,35 +122,59 @@ class Decoder:
 
         Args and result are those of `forward`, with `hidden` [T, hidden_size] for the tokens.
         """
-        for after in self._run(hidden, positions, attention):
+        for after in self.run(hidden, positions, attention, range(self.depth)):
             hidden = after
         return self.leave(hidden, positions, attention)
 
-    def _run(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention, first: int = 0
+    def run(
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        attention: Attention,
+        layers: range,
+        frozen: torch.Tensor | None = None,
     ) -> Iterator[torch.Tensor]:
-        """Yield the hidden states after each of the loaded layers from `first` on."""
-        rotations = self._rotary.at(positions)
-        for index, layer in enumerate(self.weights.layers[first:], start=first):
+        """Yield the hidden states after each of some of the loaded layers.
+
+        Args:
+            hidden: [T, hidden_size], before the first of `layers`.
+            positions: [T] int64, each token's position in its own sequence.
+            attention: called once per layer.
+            layers: indices of the layers.
+            frozen: [T] bool; these tokens' states stay as they are, and give each layer's keys and
+                values.
+        """
+        rotations = self.rotary.at(positions)
+        for index in layers:
             rotation = rotations[self.config.layers[index].rotary]
-            hidden = self._layer(index, layer, hidden, rotation, attention)
+            layer = self.weights.layers[index]
+            hidden = self._layer(index, layer, hidden, rotation, attention, frozen)
             yield hidden
 
     def leave(
-        self, hidden: torch.Tensor, positions: torch.Tensor, attention: Attention
+        self,
+        hidden: torch.Tensor,
+        positions: torch.Tensor,
+        attention: Attention,
+        frozen: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Run the exit's bridge, layers and MLP on hidden states after the loaded layers.
 
-        Args and result are those of `forward`, with `hidden` [T, hidden_size] for the tokens.
+        Args and result are those of `forward`, with `hidden` [T, hidden_size] for the tokens;
+        `frozen` is that of `run`, from the bridge on.
         """
-        if self.exit.bridge is not None:
-            hidden = linear(hidden, self.exit.bridge)
+        hidden = self.cross(hidden)
         if self.exit.layers:
-            rotations = self._rotary.at(positions)
+            rotations = self.rotary.at(positions)
             exit_layers = zip(self.exit.kinds, self.exit.layers, strict=True)
             for index, (kind, layer) in enumerate(exit_layers, start=self.depth):
-                hidden = self._layer(index, layer, hidden, rotations[kind.rotary], attention)
+                rotation = rotations[kind.rotary]
+                hidden = self._layer(index, layer, hidden, rotation, attention, frozen)
         return hidden if self.exit.mlp is None else self._mlp(self.exit.mlp, hidden)
+
+    def cross(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return `hidden` [T, hidden_size] beyond the exit's bridge, if it has one."""
+        return hidden if self.exit.bridge is None else linear(hidden, self.exit.bridge)
 
     def final_norm(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return `hidden` [T, hidden_size] normed for the output head, if the exit has a norm."""
@@ -151,7 +182,8 @@ class Decoder:
             return hidden
         return normalize(hidden, self.exit.norm or self.weights.final_norm, self.config.norm)
 
-    def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    def embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Return the hidden states [T, hidden_size] before the first layer; see `forward`."""
         hidden = F.embedding(tokens, self.weights.embedding)
         if self.config.embedding_scale != 1.0:
             # the factor is rounded to the model's type, as in the original
@@ -168,8 +200,10 @@ class Decoder:
         hidden: torch.Tensor,
         rotation: torch.Tensor | None,
         attention: Attention,
+        frozen: torch.Tensor | None,
     ) -> torch.Tensor:
-        return self._mlp(layer, self._attend(index, layer, hidden, rotation, attention))
+        after = self._mlp(layer, self._attend(index, layer, hidden, rotation, attention))
+        return after if frozen is None else torch.where(frozen[:, None], hidden, after)
 
     def _attend(
         self,

@@ -10,7 +10,10 @@ from helios_batch.models.config import DecoderConfig, Llama3Scaling, Rotary
 
 
 class RotaryTables:
-    """Cosines and sines of every distinct rotary embedding of a model, by position."""
+    """Cosines and sines of every distinct rotary embedding of a model, by position.
+
+    Those of the positions asked for last are kept: exits on the way up ask for them again.
+    """
 
     def __init__(self, config: DecoderConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._dtype = dtype
@@ -20,13 +23,18 @@ class RotaryTables:
             for rotary in kinds
             if rotary is not None
         }
+        self._positions: torch.Tensor | None = None
+        self._rotations: dict[Rotary | None, torch.Tensor | None] = {}
 
     def at(self, positions: torch.Tensor) -> dict[Rotary | None, torch.Tensor | None]:
         """Return, for positions [T], each embedding's rotation [2, T, 1, head_dim / 2]."""
+        if positions is self._positions:
+            return self._rotations
         rotations: dict[Rotary | None, torch.Tensor | None] = {None: None}
         for rotary, frequencies in self._frequencies.items():
             angles = positions.float()[:, None, None] * frequencies
             rotations[rotary] = torch.stack([angles.cos(), angles.sin()]).to(self._dtype)
+        self._positions, self._rotations = positions, rotations
         return rotations
 
 

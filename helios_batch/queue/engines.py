@@ -69,10 +69,12 @@ def _asked(job_id: str, job: Job) -> tuple[object, ...]:
     A policy is one job's own, and the one that its output folder holds: should that folder be
     taken away, its rows follow whichever is the first there again.
     """
-    exit_digest = job.exit_file.digest if job.exit_file else ""
-    auto = job.spec.depth == "auto"
-    policy = (job_id, calibration_mark(job.output)) if auto else None
-    return job.model.digest, job.depth, exit_digest, job.spec.exits.confidence, policy
+    auto = job.spec.depth == "auto" and job.early_exits is None
+    decided = (job_id, calibration_mark(job.output)) if auto else None
+    exits = job.early_exits or {job.depth: job.exit_file}
+    digests = tuple((depth, found.digest if found else "") for depth, found in exits.items())
+    confidence, policy = job.spec.exits.confidence, job.spec.policy
+    return job.model.digest, job.depth, digests, confidence, policy, decided
 
 
 def load_engine(job: Job, supervisor: Supervisor) -> Generator:
@@ -84,8 +86,9 @@ def load_engine(job: Job, supervisor: Supervisor) -> Generator:
 
 def adopt_engine(engine: Generator, job: Job) -> None:
     """Prepare a loaded engine for another job of its model."""
+    from helios_batch.engine.early_exit import EarlyExitEngine
     from helios_batch.engine.engine import Engine
     from helios_batch.loading import adopt
 
-    if isinstance(engine, Engine):
+    if isinstance(engine, Engine | EarlyExitEngine):
         adopt(engine, job)

@@ -10,6 +10,7 @@ from rich.text import Text
 _EXITS = {
     "full": "the model's own, at full depth",
     "plain": "the model's own head on a layer it was not trained for: not to be trusted",
+    "ee": "for each token the first of the model's that is sure of it",
     "native": "the model's own; it was trained to be left at any layer",
 }
 

@@ -6,8 +6,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from helios_batch.engine.device import resolve
+from helios_batch.engine.early_exit import EarlyExitEngine
 from helios_batch.engine.engine import Engine
-from helios_batch.models.exits.file import ExitFile
+from helios_batch.models.exits.file import ExitFile, find_exits
 from helios_batch.models.folder import open_model
 from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import (
@@ -34,6 +35,22 @@ def make_engine(
     tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
     place = (model, tokenizer, layers, resolve(spec), sequence_tokens)
     return Engine(*place, exit_file, confidence, states)
+
+
+def make_early_engine(
+    folder: Path,
+    depths: list[int],
+    threshold: float,
+    confidence: Confidence = "probability",
+    **resources: object,
+) -> EarlyExitEngine:
+    """Load an engine of policy `ee` with exits at `depths`: those beside the model, or its own."""
+    model = open_model(str(folder))
+    spec = ResourceSpec.model_validate({"dtype": "float32", "memory": "96MiB"} | resources)
+    tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
+    found = find_exits(model)
+    exits = {depth: found.get(depth) for depth in depths}
+    return EarlyExitEngine(model, tokenizer, exits, threshold, resolve(spec), 32, confidence)
 
 
 def prompts(*texts: str) -> list[Prompt]:

@@ -71,7 +71,7 @@ def reference_logits(
     """
     inner = reference.model
     for layer in {int(name.split(".")[1]) for name in tensors if name.startswith("delta.")}:
-        _add_deltas(inner.layers[layer], layer, tensors)
+        add_deltas(inner.layers[layer], layer, tensors)
     hidden = inner.embed_tokens(ids[None])
     rotations = inner.rotary_emb(hidden, torch.arange(len(ids))[None])
 
@@ -88,19 +88,20 @@ def reference_logits(
         run(inner.layers[index])
     if "layers.0.qkv.weight" in tensors:
         own = inner.layers[-1]
-        _take_over(own, tensors)
+        take_over(own, tensors)
         own.self_attn.layer_idx = depth
         run(own)
     if "mlp.mlp_in.weight" in tensors:
-        normed = _norm(reference, hidden, tensors["mlp.mlp_norm.weight"])
+        normed = norm(reference, hidden, tensors["mlp.mlp_norm.weight"])
         gate, up = (normed @ tensors["mlp.mlp_in.weight"].T).chunk(2, dim=-1)
         hidden = hidden + (torch.nn.functional.silu(gate) * up) @ tensors["mlp.mlp_out.weight"].T
     head = tensors.get("head.weight", reference.lm_head.weight)
-    logits: torch.Tensor = _norm(reference, hidden, tensors["norm.weight"])[0] @ head.T
+    logits: torch.Tensor = norm(reference, hidden, tensors["norm.weight"])[0] @ head.T
     return logits
 
 
-def _norm(reference: Any, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def norm(reference: Any, hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Norm `hidden` with a weight of an exit's, as the reference's own norms do."""
     eps = reference.config.rms_norm_eps
     return hidden * (hidden.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
 
@@ -115,7 +116,8 @@ def _fused(layer: Any) -> dict[str, list[torch.nn.Linear]]:
     }
 
 
-def _add_deltas(layer: Any, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
+def add_deltas(layer: Any, index: int, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Change a layer of the reference, number `index`, as an exit's tensors say."""
     for slot, modules in _fused(layer).items():
         down, up = (tensors[f"delta.{index}.{slot}.{part}"] for part in ("down", "up"))
         rows = (up @ down).split([module.out_features for module in modules])
@@ -123,7 +125,8 @@ def _add_deltas(layer: Any, index: int, tensors: Mapping[str, torch.Tensor]) -> 
             module.weight += part
 
 
-def _take_over(layer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+def take_over(layer: Any, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a layer of the reference the weights of an exit's own layer."""
     for slot, modules in _fused(layer).items():
         rows = tensors[f"layers.0.{slot}.weight"].split([m.out_features for m in modules])
         for module, part in zip(modules, rows, strict=True):

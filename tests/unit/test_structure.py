@@ -49,6 +49,7 @@ TORCH_FREE = {
     "engine/scheduler.py",
     "engine/sequence.py",
     "engine/tape.py",
+    "engine/verdict.py",
     "models/choices.py",
     "models/config.py",
     "models/packs.py",

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,11 +50,16 @@ class ExitFile:
         return file_digest(self.path)
 
     @cached_property
-    def first_adapted(self) -> int:
-        """The first of the model's loaded layers that the exit changes, or its depth if none."""
+    def changed(self) -> frozenset[int]:
+        """Those of the model's layers, loaded or of the tail, that the exit changes."""
         with Checkpoint(self.path) as checkpoint:
             changes = [n for n in checkpoint.entries if n.startswith(("delta.", "replace."))]
-        return min([self.depth, *(int(name.split(".")[1]) for name in changes)])
+        return frozenset(int(name.split(".")[1]) for name in changes)
+
+    @property
+    def first_adapted(self) -> int:
+        """The first of the model's loaded layers that the exit changes, or its depth if none."""
+        return min([self.depth, *self.changed])
 
     @cached_property
     def shape(self) -> ExitShape:
@@ -72,6 +77,19 @@ class ExitFile:
 def exit_shape(exit_file: ExitFile | None) -> ExitShape:
     """Return what an exit, or none, adds to the loaded layers."""
     return NO_EXIT if exit_file is None else exit_file.shape
+
+
+def exits_shape(exits: Iterable[ExitFile]) -> ExitShape:
+    """Return what exits add, beside each other, to a model all of whose layers are loaded.
+
+    They share what they don't change of these.
+    """
+    found = list(exits)
+    return ExitShape(
+        layers=sum(exit_file.shape.layers for exit_file in found),
+        tail_layers=sum(len(e.changed.intersection(e.metadata.tail)) for e in found),
+        elements=sum(exit_file.shape.elements for exit_file in found),
+    )
 
 
 def exit_kind(model: ModelFolder, depth: int, exit_file: ExitFile | None) -> str:

@@ -33,17 +33,18 @@ def load_exit(
 ) -> ExitWeights:
     """Read an exit and the tail layers it names; adapt `weights` where the exit says so.
 
-    Adapted weights are no longer the model's own: they are for this exit only.
+    Adapted weights are no longer the model's own: they are for this exit only. What the exit leaves
+    unchanged of a tail layer that is loaded is shared with it.
 
     Raises:
         ModelError: a tensor is missing, too many, or of a shape that does not fit the model.
     """
     metadata = exit_file.metadata
-    if len(weights.layers) != metadata.depth:
+    if len(weights.layers) < metadata.depth:
         raise ValueError(f"{len(weights.layers)} layers are loaded, not {metadata.depth}")
     tensors = read_exit(exit_file, loader.dtype, loader.device)
     layers = dict(enumerate(weights.layers))
-    layers |= {index: loader.layer(index) for index in metadata.tail}
+    layers |= {index: loader.layer(index) for index in metadata.tail if index not in layers}
     try:
         found, adapted = assemble(tensors, metadata, config, layers)
     except ValueError as exc:
@@ -64,6 +65,8 @@ def _merged(layer: LayerWeights) -> LayerWeights:
         old: Affine = getattr(layer, slot)
         if old.delta is not None:
             down, up = old.delta.down.float(), old.delta.up.float()
-            summed = old.weight.float().addmm_(up, down).to(old.weight.dtype)
+            # a copy: the layer may be the model's own, which runs beside this one
+            wide = old.weight.to(torch.float32, copy=True)
+            summed = wide.addmm_(up, down).to(old.weight.dtype)
             changed[slot] = Affine(summed, old.bias)
     return replace(layer, **changed)
