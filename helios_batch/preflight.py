@@ -36,8 +36,9 @@ class MemoryAtDepth:
 class Preflight:
     """Rows, shards, tokens of a sample of prompts, and memory by depth.
 
-    `contract` says what a job with `depth: auto` promises. `prompt_tokens` holds the 50th, 90th and
-    100th percentile of the sampled prompts; `sample_errors` counts those that will fail, by code.
+    `contract` says what a job with `depth: auto` promises, or how its policy chooses.
+    `prompt_tokens` holds the 50th, 90th and 100th percentile of the sampled prompts;
+    `sample_errors` counts those that will fail, by code.
     """
 
     rows: int
@@ -168,7 +169,14 @@ def preflight(job: Job) -> Preflight:
     # the same check, with the same message, as before the first row of a run
     early = [found for found in (job.early_exits or {}).values() if found is not None]
     extra = exits_shape(early) if early else exit_shape(job.exit_file)
-    plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence, extra)
+    policy = job.spec.policy
+    if policy is None or not policy.chooses:
+        plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence, extra)
+    elif len(job.candidates) == 1:
+        # one that holds no depth is refused; of several, others may be held
+        first = job.stage_depths[0]
+        beside = exit_shape(job.exits.get(first))
+        plan_memory(config, first, itemsize, resources.memory, shape, sequence, beside, True)
 
     def at_depth(depth: int) -> MemoryAtDepth:
         beside = extra if depth == job.depth else exit_shape(job.exits.get(depth))
@@ -207,13 +215,21 @@ def preflight(job: Job) -> Preflight:
 
 
 def _contract(job: Job) -> str | None:
-    quality = job.spec.quality
+    quality, policy = job.spec.quality, job.spec.policy
+    if policy is not None and policy.chooses:
+        places = "; ".join(
+            f"{c.model.name} at {' or '.join(map(str, c.depths))} layers" for c in job.candidates
+        )
+        return (
+            f"policy {policy.type} chooses by {job.spec.objective}: {places}. It reacts where more "
+            f"than {policy.limit} of {policy.window} tokens are less than {policy.threshold:g} sure"
+        )
     if quality is None:
         return None
     depths = ", ".join(map(str, job.stage_depths))
     promised = f"{quality.describe(job.spec.metric)}; chosen from depths {depths}"
-    if (policy := job.policy) is not None:
-        return f"{promised}; already decided: {policy.reason}, depths {policy.depths}"
+    if (decided := job.policy) is not None:
+        return f"{promised}; already decided: {decided.reason}, depths {decided.depths}"
     if (reason := too_small(job.table.rows, quality)) is not None:
         return f"{promised}; full depth: {reason}"
     return promised

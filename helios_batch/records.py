@@ -121,7 +121,8 @@ class EngineFacts:
     through: `full` depth, a kind of exit head, `native` (the model was trained to be left there),
     `plain` (it was not), or `ee`, the first exit that is sure of the token.
     `weight_bytes_loaded` and `weight_bytes_left` are counted in the checkpoint's own files;
-    `batch_limit` is the planned batch size.
+    `batch_limit` is the planned batch size; `weight_bytes` and `kv_bytes_per_token` are the planned
+    memory of weights and of a token's keys and values.
     """
 
     model: str
@@ -135,6 +136,8 @@ class EngineFacts:
     batch_limit: int
     layers_run: int = 0
     exit: str = ""
+    weight_bytes: int = 0
+    kv_bytes_per_token: int = 0
 
 
 @dataclass(slots=True)

@@ -74,6 +74,8 @@ class EarlyExitEngine:
             weight_bytes_left=self._ladder.bytes_stored - self._ladder.bytes_read,
             memory_budget=resources.memory,
             batch_limit=self.plan.batch_size,
+            weight_bytes=self.plan.weights,
+            kv_bytes_per_token=self.plan.kv_per_token,
         )
         self._cache = self._new_cache()
 

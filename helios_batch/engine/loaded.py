@@ -62,6 +62,8 @@ class LoadedModel:
             weight_bytes_left=reading.bytes_stored - reading.bytes_read,
             memory_budget=resources.memory,
             batch_limit=self.plan.batch_size,
+            weight_bytes=self.plan.weights,
+            kv_bytes_per_token=self.plan.kv_per_token,
         )
         self.cache = self._new_cache()
 
@@ -161,6 +163,8 @@ class LoadedModel:
             layers_run=len(self.decoder.kinds),
             exit=exit_kind(self.model, depth, exit_file),
             batch_limit=plan.batch_size,
+            weight_bytes=plan.weights,
+            kv_bytes_per_token=plan.kv_per_token,
         )
 
     def _new_cache(self) -> KVCache:

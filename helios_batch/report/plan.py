@@ -21,7 +21,7 @@ def plan_tables(plan: Preflight) -> Group:
         "rows that will fail": f"{errors or 'none'} (in the same sample)",
         "model": f"{plan.model} at {plan.depth} layers, {plan.dtype} on {plan.device}",
         "exit": exit_text(plan.exit),
-        **({"contract": plan.contract} if plan.contract else {}),
+        **({"depth: auto": plan.contract} if plan.contract else {}),
         "memory budget": _mib(plan.memory_budget),
         "fingerprint": plan.fingerprint,
     }

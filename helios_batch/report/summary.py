@@ -46,6 +46,12 @@ def summary_table(
         "time by phase": phases or "nothing ran",
         "this run": f"{wall_seconds:.1f} s",
     }
+    if totals.moves:
+        moves = ", ".join(f"{kind} {count}" for kind, count in sorted(totals.moves.items()))
+        facts["moves"] = (
+            f"{moves}; the longest made rows wait for {totals.longest_stall:.2f} s "
+            f"(expected: {totals.expected_stall:.2f} s)"
+        )
     if totals.labels:
         facts["labels"] = _labels(totals)
     if policy is not None:

@@ -1,0 +1,1 @@
+"""Measurements that a user can repeat: policies side by side on the same rows."""
