@@ -12,12 +12,14 @@ import numpy as np
 
 from helios_batch.data.reader import RowReader
 from helios_batch.engine.engine import Engine
+from helios_batch.engine.sole import SoleEngine
 from helios_batch.helios.agreement import agreements, row_confidence
 from helios_batch.helios.cascade import Observed
 from helios_batch.helios.policy import (
     CHOOSING_SHARE,
-    DepthFacts,
     Policy,
+    Stage,
+    StageFacts,
     choose,
     decide,
     full_depth,
@@ -34,13 +36,13 @@ _WARM_UP_ROWS = 16
 
 
 def calibrated(
-    job: Job, engine: Engine, quality: QualitySpec, supervisor: Supervisor
+    job: Job, sole: SoleEngine, quality: QualitySpec, supervisor: Supervisor
 ) -> Calibration:
     """Return the job's calibration: the one in its output folder, or a new one put there.
 
     Args:
         job: the job; its output folder is made its own.
-        engine: at full depth, and so when this returns.
+        sole: the engine, at full depth of the job's first model.
         quality: what the job promises.
         supervisor: watches over it.
 
@@ -52,56 +54,60 @@ def calibrated(
     if found is None:
         output = job.output.guarded(supervisor.confirm)
         output.claim(job.record())
-        found = publish_calibration(output, _calibrate(job, engine, quality, supervisor))
-        engine.move_to(job.depth)
+        found = publish_calibration(output, _calibrate(job, sole, quality, supervisor))
     return found
 
 
 def _calibrate(
-    job: Job, engine: Engine, quality: QualitySpec, supervisor: Supervisor
+    job: Job, sole: SoleEngine, quality: QualitySpec, supervisor: Supervisor
 ) -> Calibration:
-    """Run random rows of the job at each depth, and decide."""
-    rows, metric, dtype = job.table.rows, job.spec.metric, engine.facts.dtype
-    depths = tuple(d for d in job.stage_depths if engine.holds(d, job.exits.get(d)))
-    left_out = sorted(set(job.stage_depths) - set(depths))
-    note = f"; resources.memory does not hold depths {left_out}" if left_out else ""
+    """Run random rows of the job at each stage, and decide."""
+    rows, metric, dtype = job.table.rows, job.spec.metric, sole.current.facts.dtype
+    places = tuple(stage for stage in job.stages if sole.holds(*stage))
+    left_out = [
+        f"{name} at {layers}" for name, layers in job.stages if (name, layers) not in places
+    ]
+    note = f"; resources.memory does not hold {', '.join(left_out)}" if left_out else ""
     answers: tuple[Generation, ...] = ()
-    facts: tuple[DepthFacts, ...] = ()
+    facts: tuple[StageFacts, ...] = ()
 
     def made(policy: Policy) -> Calibration:
-        told = replace(policy, reason=policy.reason + note, rows=len(answers), by_depth=facts)
+        told = replace(policy, reason=policy.reason + note, rows=len(answers), by_stage=facts)
         return Calibration(job.fingerprint, dtype, told, answers)
 
     def fall_back(reason: str) -> Calibration:
-        return made(full_depth(depths[-1], quality, metric, 0, reason))
+        return made(full_depth(places[-1], quality, metric, 0, reason))
 
     if (reason := too_small(rows, quality) or supervisor.begin()) is not None:
         return fall_back(reason)
     prompts = _drawn(job, rows_to_draw(rows, quality))
     # what a first call sets up is no row's cost
-    _answers(job, engine, prompts[:_WARM_UP_ROWS], supervisor)
+    _answers(job, sole.current, prompts[:_WARM_UP_ROWS], supervisor)
     chosen_on = int(len(prompts) * CHOOSING_SHARE)
-    looked = _observe(job, engine, prompts[:chosen_on], depths, supervisor)
+    looked = _observe(job, sole, prompts[:chosen_on], places, supervisor)
     if not looked.observed.rows:
         return fall_back("none of the rows drawn to calibrate on can be run")
-    answers, facts = looked.answers, _facts(depths, looked.observed, metric)
-    stages = choose(depths, looked.observed, quality)
+    answers, facts = looked.answers, _facts(places, looked.observed, metric)
+    # stages stand in the order of their cost; the last is what rows fall back to
+    order = (*np.argsort(looked.observed.costs[:-1]).tolist(), len(places) - 1)
+    ordered = tuple(places[place] for place in order)
+    stages = choose(ordered, looked.observed.of(order), quality)
     if len(stages) == 1:
         return fall_back(f"no shallower depth keeps {quality.promised} and is cheaper")
-    tested = _observe(job, engine, prompts[chosen_on:], stages, supervisor)
+    tested = _observe(job, sole, prompts[chosen_on:], stages, supervisor)
     answers = looked.answers + tested.answers
     if not tested.observed.rows:
         return fall_back("too few of the rows drawn to calibrate on can be run")
     return made(decide(stages, tested.observed, quality, metric))
 
 
-def _facts(depths: tuple[int, ...], observed: Observed, metric: Metric) -> tuple[DepthFacts, ...]:
-    told = zip(depths, observed.costs.tolist(), observed.losses.mean(axis=1).tolist(), strict=True)
-    return tuple(DepthFacts(depth, cost, value_of(loss, metric)) for depth, cost, loss in told)
+def _facts(places: tuple[Stage, ...], observed: Observed, metric: Metric) -> tuple[StageFacts, ...]:
+    told = zip(places, observed.costs.tolist(), observed.losses.mean(axis=1).tolist(), strict=True)
+    return tuple(StageFacts(*stage, cost, value_of(loss, metric)) for stage, cost, loss in told)
 
 
 class _Seen(NamedTuple):
-    """What each depth said of some rows, and full depth's generations of them."""
+    """What each stage said of some rows, and full depth's generations of them."""
 
     observed: Observed
     answers: tuple[Generation, ...]
@@ -109,32 +115,32 @@ class _Seen(NamedTuple):
 
 def _observe(
     job: Job,
-    engine: Engine,
+    sole: SoleEngine,
     prompts: Sequence[Prompt],
-    depths: tuple[int, ...],
+    places: tuple[Stage, ...],
     supervisor: Supervisor,
 ) -> _Seen:
-    """Run prompts at each depth; those that fail at all of them are left out.
+    """Run prompts at each stage; those that fail at all of them are left out.
 
     A row that fails at full depth agrees with nothing that a shallower one says of it. Comparing
     is no part of a row's cost. Full depth is the last, and where the engine is then.
     """
     costs: list[float] = []
     loads: list[float] = []
-    by_depth: list[list[Generation]] = []
-    for depth in depths:
+    by_stage: list[list[Generation]] = []
+    for stage in places:
         started = time.perf_counter()
-        engine.move_to(depth, job.exits.get(depth))
+        engine = sole.at(*stage)
         loads.append((time.perf_counter() - started) / job.spec.output.rows_per_shard)
-        by_depth.append(_answers(job, engine, prompts, supervisor))
+        by_stage.append(_answers(job, engine, prompts, supervisor))
         spent = engine.stats.prefill_seconds + engine.stats.decode_seconds
         costs.append(spent / max(1, len(prompts)))
     rows = [
-        row for row in range(len(prompts)) if any(found[row].error is None for found in by_depth)
+        row for row in range(len(prompts)) if any(found[row].error is None for found in by_stage)
     ]
-    kept = [[found[row] for row in rows] for found in by_depth]
+    kept = [[found[row] for row in rows] for found in by_stage]
     drawn, reference = [prompts[row] for row in rows], kept[-1]
-    agreed = agreements(drawn, kept, reference, job.spec.metric, engine.score)
+    agreed = agreements(drawn, kept, reference, job.spec.metric, sole.current.score)
     observed = Observed(
         costs=np.array(costs),
         loads=np.array(loads),

@@ -22,7 +22,7 @@ from helios_batch.data.shards import ShardPlan
 from helios_batch.data.source import InputTable, open_input
 from helios_batch.errors import OutputError, SpecError
 from helios_batch.helios.cascade import MOST_EARLY_STAGES
-from helios_batch.helios.policy import Policy
+from helios_batch.helios.policy import Policy, Stage
 from helios_batch.models.exits.file import ExitFile, exit_kind, find_exits
 from helios_batch.models.folder import ModelFolder, open_model
 from helios_batch.policy_file import read_broken, read_calibration
@@ -94,6 +94,20 @@ class Job:
     def stage_depths(self) -> tuple[int, ...]:
         """The depths that `depth: auto` chooses from on one model, full depth last."""
         return self.candidates[0].depths
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Where rows of a job with a promise may run, full depth of the first model last."""
+        places = [
+            Stage(candidate.model.name, depth)
+            for candidate in self.candidates
+            for depth in candidate.depths
+        ]
+        last = Stage(self.model.name, self.model.config.num_layers)
+        early = [place for place in places if place != last]
+        # of more than can be tried, some spread evenly
+        step = -(-len(early) // MOST_EARLY_STAGES) or 1
+        return (*early[::step], last)
 
     @property
     def early_exits(self) -> dict[int, ExitFile | None] | None:

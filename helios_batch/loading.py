@@ -6,9 +6,11 @@ from collections.abc import Mapping
 
 from helios_batch.adaptive.load import load_adaptive
 from helios_batch.calibration import calibrated
+from helios_batch.contenders import contenders_of
 from helios_batch.engine.device import resolve
 from helios_batch.engine.early_exit import EarlyExitEngine
 from helios_batch.engine.engine import Engine
+from helios_batch.engine.sole import SoleEngine
 from helios_batch.errors import OutputError
 from helios_batch.job import Job
 from helios_batch.models.exits.file import ExitFile
@@ -42,16 +44,16 @@ def load_engine(job: Job, supervisor: Supervisor = ALONE) -> Generator:
     if quality is None:
         return _load(job, job.spec.resources)
     known = read_calibration(job.output, job.fingerprint)
-    engine = _load(job, _in_dtype(job, known))
-    found = known or calibrated(job, engine, quality, supervisor)
-    if found.dtype != engine.facts.dtype:
+    sole = _sole(job, _in_dtype(job, known))
+    found = known or calibrated(job, sole, quality, supervisor)
+    if found.dtype != sole.current.facts.dtype:
         # another engine was first, in its own type
         wanted = _in_dtype(job, found)
-        del engine
-        engine = _load(job, wanted)
+        del sole
+        sole = _sole(job, wanted)
     answers = {answer.row: answer for answer in found.answers}
     promise = FolderPromise(job, quality.bound)
-    return StagedEngine(engine, job.exits, found.policy, quality.audit_fraction, answers, promise)
+    return StagedEngine(sole, found.policy, quality.audit_fraction, answers, promise)
 
 
 def _in_dtype(job: Job, found: Calibration | None) -> ResourceSpec:
@@ -66,6 +68,13 @@ def _in_dtype(job: Job, found: Calibration | None) -> ResourceSpec:
             fix=f"set resources.dtype to {found.dtype}, or choose a new output folder",
         )
     return ResourceSpec.model_validate(resources.model_dump() | {"dtype": found.dtype})
+
+
+def _sole(job: Job, resources: ResourceSpec) -> SoleEngine:
+    """Return the engine at full depth of the job's first model."""
+    sole = SoleEngine(contenders_of(job), resolve(resources))
+    sole.at(*job.stages[-1])
+    return sole
 
 
 def _load(job: Job, resources: ResourceSpec) -> Engine:

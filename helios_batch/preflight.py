@@ -226,8 +226,12 @@ def _contract(job: Job) -> str | None:
         )
     if quality is None:
         return None
-    depths = ", ".join(map(str, job.stage_depths))
-    promised = f"{quality.describe(job.spec.metric)}; chosen from depths {depths}"
+    places = "; ".join(
+        f"{c.model.name} at {' or '.join(map(str, c.depths))} layers" for c in job.candidates
+    )
+    if len(job.candidates) == 1:
+        places = "depths " + ", ".join(map(str, job.stage_depths))
+    promised = f"{quality.describe(job.spec.metric)}; chosen from {places}"
     if (decided := job.policy) is not None:
         return f"{promised}; already decided: {decided.reason}, depths {decided.depths}"
     if (reason := too_small(job.table.rows, quality)) is not None:

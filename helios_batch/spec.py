@@ -22,6 +22,8 @@ from helios_batch.spec_quality import Metric, QualitySpec
 from helios_batch.spec_section import Real, Section
 from helios_batch.units import parse_bytes, parse_duration, parse_share_or_count
 
+_OF_TOKENS = ("token", "perplexity")
+
 
 def _not_built(what: str) -> ValueError:
     return ValueError(f"{what} is not available in this version")
@@ -296,10 +298,17 @@ class JobSpec(Section):
         elif (depth == "auto") != (value.type != "vanilla"):
             wanted = "full" if value.type == "vanilla" else "auto"
             raise ValueError(f"policy {value.type} goes with depth: {wanted}")
-        if len(models) > 1 and (value is None or value.type != "helios"):
+        chooses = depth == "auto" and (value is None or value.type == "helios")
+        if len(models) > 1 and not chooses:
             raise ValueError(
-                "of several models only policy helios chooses: write depth: auto without quality, "
-                "or name one model"
+                "of several models only policy helios and a promise of quality choose: write "
+                "depth: auto, or name one model"
+            )
+        of_tokens = quality is not None and quality.metric in (None, *_OF_TOKENS)
+        if len(models) > 1 and of_tokens and info.data["task"].type != "label":
+            raise ValueError(
+                "texts of several models, whose tokens may differ, are compared by quality's "
+                "metric exact or rouge_l: write one of them"
             )
         return value
 

@@ -10,15 +10,15 @@ from dataclasses import replace
 from typing import Protocol
 
 from helios_batch.engine.engine import Engine
+from helios_batch.engine.sole import SoleEngine
 from helios_batch.helios.agreement import agreements, row_confidence
 from helios_batch.helios.audit import in_thousandths
 from helios_batch.helios.policy import Policy
-from helios_batch.models.exits.file import ExitFile
 from helios_batch.records import EngineStats, Generation, Progress, Prompt
 from helios_batch.spec import SamplingSpec
 
 Watch = Callable[[Progress], None] | None
-Answer = Callable[[list[Prompt], Watch], list[Generation]]
+Answer = Callable[[Engine, list[Prompt], Watch], list[Generation]]
 
 
 def is_drawn(row: int, fraction: float) -> bool:
@@ -35,15 +35,14 @@ class Promise(Protocol):
 
 
 class StagedEngine:
-    """Runs all rows of a call at the policy's first depth, those it is unsure of at the next, ...
+    """Runs all rows of a call at the policy's first stage, those it is unsure of at the next, ...
 
     A random share of the rows is audited: those of them that leave early are run at full depth as
     well, and the agreement is noted with them. Once the promise is broken, the rows of later calls
     run at full depth.
 
     Args:
-        engine: of the job's model, at full depth.
-        exits: the model's exits by depth.
+        sole: the engine; its first contender is the job's first model.
         policy: the stages and when a row may leave.
         audit_fraction: share of the rows that are audited.
         answers: generations at full depth that are there already, by row.
@@ -52,16 +51,15 @@ class StagedEngine:
 
     def __init__(
         self,
-        engine: Engine,
-        exits: Mapping[int, ExitFile],
+        sole: SoleEngine,
         policy: Policy,
         audit_fraction: float,
         answers: Mapping[int, Generation],
         promise: Promise,
     ) -> None:
-        self.facts = engine.facts
+        self.facts = sole.at(*policy.stages[-1]).facts
         self.stats = EngineStats()
-        self._engine, self._exits, self._policy = engine, exits, policy
+        self._sole, self._policy = sole, policy
         self._audit_fraction, self._answers, self._promise = audit_fraction, answers, promise
         self._last = len(policy.depths) - 1
 
@@ -69,13 +67,13 @@ class StagedEngine:
         self, prompts: Sequence[Prompt], sampling: SamplingSpec, on_step: Watch = None
     ) -> list[Generation]:
         """Return a generation for each prompt; see `Engine.generate`."""
-        return self._run(prompts, on_step, lambda p, w: self._engine.generate(p, sampling, w))
+        return self._run(prompts, on_step, lambda e, p, w: e.generate(p, sampling, w))
 
     def label(
         self, prompts: Sequence[Prompt], choices: Sequence[str], on_step: Watch = None
     ) -> list[Generation]:
         """Return a labelled generation for each prompt; see `Engine.label`."""
-        return self._run(prompts, on_step, lambda p, w: self._engine.label(p, choices, w))
+        return self._run(prompts, on_step, lambda e, p, w: e.label(p, choices, w))
 
     def _run(self, prompts: Sequence[Prompt], on_step: Watch, answer: Answer) -> list[Generation]:
         self.stats = EngineStats()
@@ -91,7 +89,7 @@ class StagedEngine:
             if not batch:
                 continue
             done = len(results) - len(early)
-            found = self._at(self._policy.depths[stage], batch, done, on_step, answer)
+            found = self._at(stage, batch, done, on_step, answer)
             unsure = []
             for prompt, generation in zip(waiting, found, strict=False):
                 if last or self._is_sure(generation):
@@ -130,8 +128,9 @@ class StagedEngine:
     def _score(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]
     ) -> list[float]:
-        scores = self._engine.score(prompts, completions)
-        self.stats += self._engine.stats
+        engine = self._sole.current
+        scores = engine.score(prompts, completions)
+        self.stats += engine.stats
         return scores
 
     def _loss(self, result: Generation) -> float:
@@ -140,20 +139,21 @@ class StagedEngine:
         return 0.0 if agrees is None else 1 - agrees
 
     def _at(
-        self, depth: int, prompts: list[Prompt], done: int, on_step: Watch, answer: Answer
+        self, stage: int, prompts: list[Prompt], done: int, on_step: Watch, answer: Answer
     ) -> list[Generation]:
-        """Run prompts at a depth; add what it took to the call's statistics."""
+        """Run prompts at a stage; add what it took to the call's statistics."""
         started = time.perf_counter()
-        self._engine.move_to(depth, self._exits.get(depth))
+        engine = self._sole.at(*self._policy.stages[stage])
         loading = time.perf_counter() - started
-        last = depth == self._policy.depths[-1]
 
         def watch(progress: Progress) -> None:
             if on_step is not None:
-                rows = done + progress.rows_done if last else done
+                rows = done + progress.rows_done if stage == self._last else done
                 on_step(replace(progress, rows_done=rows))
 
-        found = answer(prompts, watch)
-        self.stats += self._engine.stats
+        found = answer(engine, prompts, watch)
+        self.stats += engine.stats
         self.stats.load_seconds += loading
+        if engine.facts not in self.stats.engines:
+            self.stats.engines.append(engine.facts)
         return found

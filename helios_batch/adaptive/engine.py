@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from helios_batch.adaptive.contender import Contender
 from helios_batch.adaptive.profile import Generate, Label, Task, profile
-from helios_batch.engine.device import Resources
 from helios_batch.engine.engine import Engine
 from helios_batch.engine.running import Running
 from helios_batch.engine.sequence import Sequence as RunningSequence
 from helios_batch.engine.sequence import Written
+from helios_batch.engine.sole import SoleEngine
 from helios_batch.helios.agreement import row_confidence
 from helios_batch.helios.controller import Controller
 from helios_batch.helios.select import Ahead, Place
@@ -51,27 +50,23 @@ class AdaptiveEngine:
     `policy.reprofile` of them, or every four batches where these are more.
 
     Args:
-        contenders: by name.
-        controller: whose table has an entry for each of them.
+        sole: the engine.
+        controller: whose table has an entry for each of the engine's contenders.
         policy: of the job.
-        resources: of the one engine that is loaded at a time.
         rows: of the job, for what is still to come.
         save: called when the table has changed.
     """
 
     def __init__(
         self,
-        contenders: Mapping[str, Contender],
+        sole: SoleEngine,
         controller: Controller,
         policy: PolicySpec,
-        resources: Resources,
         rows: int,
         save: Callable[[], None],
     ) -> None:
-        self._contenders, self.controller, self._policy = contenders, controller, policy
-        self._resources, self._rows, self._save = resources, rows, save
-        self._engine: Engine | None = None
-        self._model = ""
+        self._sole, self.controller, self._policy = sole, controller, policy
+        self._contenders, self._rows, self._save = sole.contenders, rows, save
         self._served, self._outputs, self._moves = 0, 0, 0
         self.stats = EngineStats()
         if not controller.profile_due:
@@ -80,9 +75,9 @@ class AdaptiveEngine:
     @property
     def facts(self) -> EngineFacts:
         """What the engine is now; before anything has run, the first candidate at its deepest."""
-        if self._engine is None:
+        if not self._sole.is_loaded:
             self._go_to(self._deepest(next(iter(self._contenders))))
-        return self._loaded().facts
+        return self._sole.current.facts
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingSpec, on_step: Watch = None
@@ -127,7 +122,7 @@ class AdaptiveEngine:
             history = self.controller.history.models[name]
             self._go_to(self._deepest(name))
             self._remember()
-            engine, threshold = self._loaded(), self._policy.threshold
+            engine, threshold = self._sole.current, self._policy.threshold
             answers[name] = profile(engine, contender, history, prompts, task, threshold)
             self.stats.largest_batch = max(self.stats.largest_batch, engine.stats.largest_batch)
             engine.stats = EngineStats()
@@ -143,7 +138,7 @@ class AdaptiveEngine:
         """Run rows to their ends, on as many models as it takes."""
         before: dict[int, Written] = {}
         while places:
-            engine = self._loaded()
+            engine = self._sole.current
             prompts = [call.prompts[place] for place in places]
             written = {i: before[place] for i, place in enumerate(places) if place in before}
             decided, running = engine.start(prompts, sampling, written)
@@ -162,9 +157,9 @@ class AdaptiveEngine:
 
     def _watch(self, call: _Call, running: Running) -> Place | None:
         """Step until all is done, or another model is to go on; then return its place."""
-        engine, controller, told = self._loaded(), self.controller, 0
-        history = controller.history.models[self._model]
-        layers = self._contenders[self._model].depths
+        engine, controller, told = self._sole.current, self.controller, 0
+        history = controller.history.models[self._sole.model]
+        layers = self._contenders[self._sole.model].depths
 
         def ahead() -> Ahead:
             return self._ahead(call, running.stored)
@@ -186,20 +181,20 @@ class AdaptiveEngine:
             after = controller.saw((token.confidence for token in new), ahead)
             if after is None:
                 continue
-            if after.model != self._model:
+            if after.model != self._sole.model:
                 return after
             self._remember()
             depth_after = layers[after.depth]
-            running.move_to(depth_after, self._contenders[self._model].exits.get(depth_after))
+            running.move_to(depth_after, self._contenders[self._sole.model].exits.get(depth_after))
 
     def _label(self, call: _Call, places: list[int], choices: Sequence[str]) -> None:
         """Label rows, a window of them at a time: so often the controller can react."""
         window = self._policy.window
         for begin in range(0, len(places), window):
-            engine = self._loaded()
+            engine = self._sole.current
             some = places[begin : begin + window]
             prompts = [call.prompts[place] for place in some]
-            depth = self._contenders[self._model].depths.index(engine.depth)
+            depth = self._contenders[self._sole.model].depths.index(engine.depth)
             done = len(call.results)
 
             def watch(progress: Progress, done: int = done) -> None:
@@ -207,7 +202,9 @@ class AdaptiveEngine:
                     call.on_step(replace(progress, rows_done=done + progress.rows_done))
 
             found = engine.label(prompts, choices, watch)
-            self.controller.history.models[self._model].ran(depth, _spent(engine.stats), len(found))
+            self.controller.history.models[self._sole.model].ran(
+                depth, _spent(engine.stats), len(found)
+            )
             self._took(engine)
             for place, generation in zip(some, found, strict=True):
                 self._keep(call, place, generation)
@@ -258,27 +255,19 @@ class AdaptiveEngine:
 
     def _go_to(self, place: Place) -> None:
         """Load a place; the table learns how fast weights are read."""
-        contender = self._contenders[place.model]
-        layers = contender.depths[place.depth]
-        if self._engine is not None and self._model == place.model:
-            self._engine.move_to(layers, contender.exits.get(layers))
-            return
+        is_other = not self._sole.is_loaded or self._sole.model != place.model
         started = time.perf_counter()
-        self._engine = None  # the old weights go before the new ones come
-        self._engine, self._model = contender.engine(place.depth, self._resources), place.model
-        history = self.controller.history.models[place.model]
-        history.read_seconds += time.perf_counter() - started
-        history.bytes_read += history.depths[place.depth].weights
+        self._sole.at(place.model, self._contenders[place.model].depths[place.depth])
+        if is_other:
+            history = self.controller.history.models[place.model]
+            history.read_seconds += time.perf_counter() - started
+            history.bytes_read += history.depths[place.depth].weights
 
     def _remember(self) -> None:
         """Note what takes part."""
-        facts = self._loaded().facts
+        facts = self._sole.current.facts
         if facts not in self.stats.engines:
             self.stats.engines.append(facts)
-
-    def _loaded(self) -> Engine:
-        assert self._engine is not None, "a place was chosen before rows run"
-        return self._engine
 
     def _took(self, engine: Engine) -> None:
         self.stats += engine.stats

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from helios_batch.adaptive.contender import Contender
 from helios_batch.adaptive.engine import AdaptiveEngine
+from helios_batch.adaptive.sizes import sizes
 from helios_batch.adaptive.table_file import TableFile
 from helios_batch.candidates import candidates
+from helios_batch.contenders import contenders_of
 from helios_batch.engine.device import Resources, hardware_of, resolve
+from helios_batch.engine.sole import SoleEngine
 from helios_batch.errors import ResourceError
 from helios_batch.helios.controller import Controller
 from helios_batch.helios.history import History
 from helios_batch.helios.shortlist import shortlist
-from helios_batch.job import Candidate, Job
+from helios_batch.job import Job
 from helios_batch.models.repository.files import load_repository
-from helios_batch.models.tokenizer import Tokenizer
-from helios_batch.preflight import sample_prompts
 from helios_batch.spec_policy import PolicySpec
 
 
@@ -27,8 +27,8 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
         ResourceError: memory holds no candidate.
     """
     resources = resolve(job.spec.resources)
-    contenders = [_contender(job, candidate) for candidate in job.candidates]
-    history = History({c.model.name: c.history(resources) for c in contenders})
+    contenders = contenders_of(job)
+    history = History({name: sizes(found, resources) for name, found in contenders.items()})
     fitting = {name for name, model in history.models.items() if any(d.batch for d in model.depths)}
     if not fitting:
         names = " and ".join(history.models)
@@ -44,20 +44,12 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
     controller = Controller(policy, job.spec.objective, history)
     if table.recall(history):
         controller.skip_profile()
-    by_name = {c.model.name: c for c in contenders if c.model.name in chosen}
+    sole = SoleEngine({name: contenders[name] for name in chosen}, resources, states=True)
 
     def save() -> None:
         table.save(history)
 
-    return AdaptiveEngine(by_name, controller, policy, resources, job.table.rows, save)
-
-
-def _contender(job: Job, candidate: Candidate) -> Contender:
-    model = candidate.model
-    tokenizer = Tokenizer(model.path, job.created)
-    tokens = sample_prompts(job, tokenizer, model).sequence_tokens
-    exits, depths = candidate.exits, candidate.depths
-    return Contender(model, tokenizer, exits, depths, tokens, job.spec.exits.confidence)
+    return AdaptiveEngine(sole, controller, policy, job.table.rows, save)
 
 
 def _shortlisted(

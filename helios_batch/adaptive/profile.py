@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Protocol
 
-from helios_batch.adaptive.contender import Contender
+from helios_batch.engine.contender import Contender
 from helios_batch.engine.engine import Engine
 from helios_batch.helios.agreement import row_confidence
 from helios_batch.helios.history import BINS, ModelHistory, Request

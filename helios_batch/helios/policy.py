@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from helios_batch.helios.bounds import mean_interval
 from helios_batch.helios.calibrate import boldest
@@ -15,10 +16,18 @@ CHOOSING_SHARE = 1 / 3
 """Share of the calibrated rows that the stages are chosen on; the others test the threshold."""
 
 
-@dataclass(frozen=True)
-class DepthFacts:
-    """What the calibrated rows showed of a depth: seconds of a row, and `value` by the metric."""
+class Stage(NamedTuple):
+    """A model of the job, and the layers after which rows leave it."""
 
+    model: str
+    layers: int
+
+
+@dataclass(frozen=True)
+class StageFacts:
+    """What the calibrated rows showed of a stage: seconds of a row, and `value` by the metric."""
+
+    model: str
     depth: int
     seconds: float
     value: float
@@ -26,13 +35,14 @@ class DepthFacts:
 
 @dataclass(frozen=True)
 class Policy:
-    """Where rows leave: at the first of `depths` that is at least `threshold` sure, or the last.
+    """Where rows leave: at the first of `stages` that is at least `threshold` sure, or the last.
 
     What was asked for and is expected is told in the metric's own terms: a mean agreement with full
     depth, or for `perplexity` the ratio to that of full depth's own texts (see `QualitySpec`).
 
     Args:
-        depths: stages, shallow first.
+        models: of each stage.
+        depths: of each stage; the last is full depth of the job's first model.
         threshold: least confidence of a row that leaves before the last stage.
         asked: the least agreement, or the largest ratio of perplexities.
         confidence: with which it holds; None if it holds on average, `guarantee: expectation`.
@@ -42,10 +52,11 @@ class Policy:
         seconds: expected of a row, audits included; `full_seconds` is that of full depth.
         expected: what was asked for, on the rows that the threshold was found by, so rather too
             good than too bad; `expected_low` and `expected_high` are its 95 % interval.
-        kept: expected share of rows that leave at each depth.
-        by_depth: what each depth that was looked at showed.
+        kept: expected share of rows that leave at each stage.
+        by_stage: what each stage that was looked at showed.
     """
 
+    models: tuple[str, ...]
     depths: tuple[int, ...]
     threshold: float
     asked: float
@@ -59,7 +70,12 @@ class Policy:
     expected_low: float = 1.0
     expected_high: float = 1.0
     kept: tuple[float, ...] = (1.0,)
-    by_depth: tuple[DepthFacts, ...] = ()
+    by_stage: tuple[StageFacts, ...] = ()
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Where rows run, the cheapest first."""
+        return tuple(map(Stage, self.models, self.depths))
 
     @property
     def leaves_early(self) -> bool:
@@ -100,41 +116,52 @@ def too_small(rows: int, quality: QualitySpec) -> str | None:
     )
 
 
-def full_depth(depth: int, quality: QualitySpec, metric: Metric, rows: int, reason: str) -> Policy:
+def full_depth(
+    stage: Stage, quality: QualitySpec, metric: Metric, rows: int, reason: str
+) -> Policy:
     """Return the policy that falls back to full depth, and says why."""
     confidence = quality.chance if quality.guarantee == "probability" else None
-    return Policy((depth,), 2.0, quality.asked, confidence, metric, rows, f"full depth: {reason}")
+    return Policy(
+        (stage.model,),
+        (stage.layers,),
+        2.0,
+        quality.asked,
+        confidence,
+        metric,
+        rows,
+        f"full depth: {reason}",
+    )
 
 
-def choose(depths: tuple[int, ...], looked: Observed, quality: QualitySpec) -> tuple[int, ...]:
-    """Return the depths of the cheapest cascade that keeps the bound on the rows looked at.
+def choose(stages: tuple[Stage, ...], looked: Observed, quality: QualitySpec) -> tuple[Stage, ...]:
+    """Return the stages of the cheapest cascade that keeps the bound on the rows looked at.
 
     Args:
-        depths: of the observed stages, full depth last.
+        stages: those observed, full depth last.
         looked: rows that the cascade's threshold is not tested on.
         quality: what is promised.
     """
     found = cheapest(looked, quality.bound, quality.audit_fraction)
-    return tuple(depths[stage] for stage in found.stages)
+    return tuple(stages[stage] for stage in found.stages)
 
 
 def decide(
-    depths: tuple[int, ...], tested: Observed, quality: QualitySpec, metric: Metric
+    stages: tuple[Stage, ...], tested: Observed, quality: QualitySpec, metric: Metric
 ) -> Policy:
-    """Return the boldest cascade over some depths that is shown to keep the promise.
+    """Return the boldest cascade over some stages that is shown to keep the promise.
 
     Args:
-        depths: of the cascade and of the observed stages, full depth last.
-        tested: rows that the depths were not chosen on.
+        stages: of the cascade, those observed, full depth last.
+        tested: rows that the stages were not chosen on.
         quality: what is promised.
         metric: what rows are compared by.
     """
-    found = outcomes(tested, range(len(depths)), quality.audit_fraction)
+    found = outcomes(tested, range(len(stages)), quality.audit_fraction)
     exact, promised = metric in ("label", "exact"), quality.promised
     passed = boldest(found.losses, quality.bound, quality.chance, quality.guarantee, exact)
 
     def fall_back(reason: str) -> Policy:
-        return full_depth(depths[-1], quality, metric, tested.rows, reason)
+        return full_depth(stages[-1], quality, metric, tested.rows, reason)
 
     if passed <= 1:
         return fall_back(f"{promised} could not be shown for any threshold")
@@ -146,7 +173,8 @@ def decide(
     low, high = sorted(ends)
     return replace(
         fall_back(""),
-        depths=depths,
+        models=tuple(stage.model for stage in stages),
+        depths=tuple(stage.layers for stage in stages),
         threshold=found.cascades[place].threshold,
         reason=f"the cheapest stages that keep {promised}",
         seconds=float(found.costs[place]),

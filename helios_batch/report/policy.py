@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from helios_batch.helios.measured import measured
-from helios_batch.helios.policy import Policy
+from helios_batch.helios.policy import Policy, Stage
 from helios_batch.spec_quality import Metric
 from helios_batch.totals import Totals
 
@@ -32,8 +32,8 @@ def policy_facts(
         )
     if policy.leaves_early:
         stages = ", ".join(
-            f"layer {depth}: {kept:.1%} of rows (had {totals.stages[stage]:,})"
-            for stage, (depth, kept) in enumerate(zip(policy.depths, policy.kept, strict=True))
+            f"{_name(stage, policy)}: {kept:.1%} of rows (had {totals.stages[place]:,})"
+            for place, (stage, kept) in enumerate(zip(policy.stages, policy.kept, strict=True))
         )
         expected = (policy.expected, policy.expected_low, policy.expected_high)
         facts |= {
@@ -58,3 +58,8 @@ def _told(metric: Metric, value: float, *interval: float) -> str:
         figure, unit = "{:.3f}", "times full depth's perplexity"
     ends = " to ".join(figure.format(end) for end in interval)
     return f"{figure.format(value)} {unit}" + (f" ({ends})" if ends else "")
+
+
+def _name(stage: Stage, policy: Policy) -> str:
+    layer = f"layer {stage.layers}"
+    return f"{stage.model}, {layer}" if len(set(policy.models)) > 1 else layer

@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from helios_batch.adaptive.contender import Contender
 from helios_batch.adaptive.engine import AdaptiveEngine
+from helios_batch.adaptive.sizes import sizes
+from helios_batch.engine.contender import Contender
 from helios_batch.engine.device import resolve
+from helios_batch.engine.sole import SoleEngine
 from helios_batch.helios.controller import Controller
 from helios_batch.helios.history import History
 from helios_batch.helios.select import Ahead, Place
@@ -70,9 +72,11 @@ def contenders(*names: str) -> dict[str, Contender]:
 def adaptive(names: tuple[str, ...], places: list[Place], every: int = 30) -> AdaptiveEngine:
     resources = resolve(ResourceSpec(dtype="float32", memory="96MiB", max_batch=6))
     by_name = contenders(*names)
-    history = History({name: c.history(resources) for name, c in by_name.items()})
+    history = History({name: sizes(c, resources) for name, c in by_name.items()})
     script = Script(history, places, every)
-    return AdaptiveEngine(by_name, script, POLICY, resources, len(ROWS), lambda: None)
+    return AdaptiveEngine(
+        SoleEngine(by_name, resources, True), script, POLICY, len(ROWS), lambda: None
+    )
 
 
 @pytest.mark.parametrize(

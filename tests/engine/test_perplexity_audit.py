@@ -15,7 +15,7 @@ from helios_batch.records import Generation
 from helios_batch.spec import SamplingSpec
 from helios_batch.staged import StagedEngine
 from tests.engine.test_score import expected
-from tests.support.engines import make_engine, prompts
+from tests.support.engines import make_engine, make_sole, prompts
 
 TEXTS = [f"{word} {number} the quick " for number in range(8) for word in ("fox", "lazy dog")]
 SAMPLING = SamplingSpec(max_tokens=5)
@@ -30,8 +30,8 @@ class Unbroken:
 
 def staged(tiny: Path, ratio: float, threshold: float = 0.0) -> StagedEngine:
     """Return the tiny model at 3 of its 4 layers, then at all; each row is audited."""
-    policy = Policy((3, 4), threshold, ratio, 0.95, "perplexity", 60, "as told")
-    return StagedEngine(make_engine(tiny), {}, policy, 1.0, {}, Unbroken())
+    policy = Policy((str(tiny),) * 2, (3, 4), threshold, ratio, 0.95, "perplexity", 60, "as told")
+    return StagedEngine(make_sole(tiny), policy, 1.0, {}, Unbroken())
 
 
 def test_audited_rows_are_compared_by_full_depths_likelihoods(tiny: Path, reference: Any) -> None:

@@ -19,7 +19,7 @@ from tests.support.jobs import write_spec
 from tests.support.parquet import write_rows
 from tests.support.stub_engine import LayeredStub
 
-POLICY = Policy((1, 2), 0.9, 0.9, 0.95, "token", 0, "for the test")
+POLICY = Policy(("stub",) * 2, (1, 2), 0.9, 0.9, 0.95, "token", 0, "for the test")
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ def job(tmp_path: Path) -> Any:
 def staged(job: Any, wrong: range) -> StagedEngine:
     """Return an engine that audits each row, and is wrong about some."""
     inner: Any = LayeredStub(wrong)
-    return StagedEngine(inner, {}, POLICY, 1.0, {}, FolderPromise(job, 0.1))
+    return StagedEngine(inner, POLICY, 1.0, {}, FolderPromise(job, 0.1))
 
 
 def test_probed_rows_count_in_no_audit(job: Any) -> None:

@@ -48,9 +48,10 @@ def steady(monkeypatch: pytest.MonkeyPatch) -> None:
 
     observe = calibration._observe
 
-    def steadily(job: Any, engine: Any, prompts: Any, depths: tuple[int, ...], *more: Any) -> Any:
-        seen = observe(job, engine, prompts, depths, *more)
-        costs, loads = np.array(depths) / 12, np.zeros(len(depths))
+    def steadily(job: Any, sole: Any, prompts: Any, stages: Any, *more: Any) -> Any:
+        seen = observe(job, sole, prompts, stages, *more)
+        costs = np.array([stage.layers for stage in stages]) / 12
+        loads = np.zeros(len(stages))
         return seen._replace(observed=replace(seen.observed, costs=costs, loads=loads))
 
     monkeypatch.setattr(calibration, "_observe", steadily)
@@ -135,7 +136,7 @@ def test_a_policy_keeps_its_type(cli: Run, texts: list[str], tmp_path: Path) -> 
     spec.write_text(text.replace("dtype: bfloat16", "dtype: auto"))
     assert cli("run", spec).status == 0
     job = json.loads((tmp_path / "out" / "_job.json").read_text())
-    assert [engine["dtype"] for engine in job["totals"]["engines"]] == ["float32"]
+    assert {engine["dtype"] for engine in job["totals"]["engines"]} == {"float32"}
 
 
 @pytest.mark.parametrize(
@@ -174,6 +175,7 @@ def test_a_broken_promise_is_noticed(
     job = prepare(load_spec(str(spec)))
     # what a calibration finds depends on this machine's speed
     decided = Policy(
+        (job.model.name,) * 2,
         (6, 12),
         *(0.0, 0.5, 0.8, "token", 0, "for the test"),
         seconds=0.5,

@@ -45,8 +45,8 @@ def test_a_perplexity_is_promised_and_measured(cli: Run, texts: list[str], tmp_p
     assert kept.items() <= policy.items()
     assert (policy["metric"], policy["asked"]) == ("perplexity", 6.5)
     assert len(policy["depths"]) > 1
-    assert policy["by_depth"][-1]["value"] == 1
-    assert all(fact["value"] >= 1 for fact in policy["by_depth"])
+    assert policy["by_stage"][-1]["value"] == 1
+    assert all(fact["value"] >= 1 for fact in policy["by_stage"])
     assert 1 <= policy["expected_low"] <= policy["expected"] <= policy["expected_high"]
     assert policy["broken"] is None
     found = policy["measured"]

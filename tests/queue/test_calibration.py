@@ -98,7 +98,7 @@ def rig(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> Rig:
     with no_model():
         made = Rig(fleet)
     monkeypatch.setattr("helios_batch.job.open_model", lambda name: made.job.model)
-    monkeypatch.setattr(loading, "_load", made.engine)
+    monkeypatch.setattr(loading, "_sole", made.engine)
     assert made.run(SURVEY) == "done"
     return made
 
@@ -234,7 +234,7 @@ def test_a_folder_that_is_taken_away(rig: Rig) -> None:
     assert rig.run(1) == "done"
     assert rig.policy.exists()
     shutil.rmtree(rig.job.output.path)
-    other = Policy((2,), 2.0, 0.5, 0.8, "token", 0, "full depth: another worker's")
+    other = Policy(("stub",), (2,), 2.0, 0.5, 0.8, "token", 0, "full depth: another worker's")
     made = Calibration(rig.job.fingerprint, "float32", other, ())
     publish_calibration(rig.job.output, made)
     assert rig.policy.read_text() != first

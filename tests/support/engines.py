@@ -5,9 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from pathlib import Path
 
+from helios_batch.engine.contender import Contender
 from helios_batch.engine.device import resolve
 from helios_batch.engine.early_exit import EarlyExitEngine
 from helios_batch.engine.engine import Engine
+from helios_batch.engine.sole import SoleEngine
+from helios_batch.job import Candidate
 from helios_batch.models.exits.file import ExitFile, find_exits
 from helios_batch.models.folder import open_model
 from helios_batch.models.tokenizer import Tokenizer
@@ -51,6 +54,21 @@ def make_early_engine(
     found = find_exits(model)
     exits = {depth: found.get(depth) for depth in depths}
     return EarlyExitEngine(model, tokenizer, exits, threshold, resolve(spec), 32, confidence)
+
+
+def make_sole(*folders: Path) -> SoleEngine:
+    """Return the engine of some models, the first of them loaded at full depth, in float32."""
+    resources = resolve(ResourceSpec(dtype="float32", memory=96 << 20))
+    found = {}
+    for folder in folders:
+        model = open_model(str(folder))
+        tokenizer = Tokenizer(folder, datetime(2026, 1, 2, tzinfo=UTC))
+        depths = Candidate(model, {}).depths
+        found[model.name] = Contender(model, tokenizer, {}, depths, 64, "probability")
+    sole = SoleEngine(found, resources)
+    first = next(iter(found.values()))
+    sole.at(first.model.name, first.depths[-1])
+    return sole
 
 
 def prompts(*texts: str) -> list[Prompt]:

@@ -66,13 +66,19 @@ class LayeredStub(StubEngine):
         super().__init__()
         self._wrong, self._depth = wrong, 2
 
-    def holds(self, depth: int, exit_file: object) -> bool:
+    @property
+    def current(self) -> LayeredStub:
+        """It stands for `SoleEngine` too."""
+        return self
+
+    def holds(self, model: str, layers: int) -> bool:
         """Any depth fits."""
         return True
 
-    def move_to(self, depth: int, exit_file: object = None) -> None:
+    def at(self, model: str, layers: int) -> LayeredStub:
         """Go to a depth."""
-        self._depth = depth
+        self._depth = layers
+        return self
 
     def generate(
         self,
@@ -93,6 +99,10 @@ class LayeredStub(StubEngine):
                 on_step(Progress(index + 1, 1, 1))
         self.stats.decode_seconds = 0.001 * self._depth * len(prompts)
         return found
+
+    def score(self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]) -> list[float]:
+        """Find all texts equally likely."""
+        return [0.0] * len(prompts)
 
     def ran(self, prompt: Prompt) -> None:
         """Do what a row asks for; here nothing."""

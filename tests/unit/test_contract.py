@@ -16,7 +16,7 @@ from helios_batch.helios.bounds import (
 )
 from helios_batch.helios.calibrate import conformal_risk_control
 from helios_batch.helios.cascade import Observed, cheapest, outcomes
-from helios_batch.helios.policy import Policy, choose, decide
+from helios_batch.helios.policy import Policy, Stage, choose, decide
 from helios_batch.spec_quality import Metric, QualitySpec
 
 JOBS = 140
@@ -72,7 +72,7 @@ def test_broken_promises_are_as_rare_as_promised(kind: str, rows: int, bound: fl
     """
     draw = np.random.default_rng([SEED, rows, int(bound * 100)])
     metric: Metric = "token" if kind == "tokens" else "label"
-    truth, depths = job(draw, 20_000, kind), (10, 15, 30)
+    truth, depths = job(draw, 20_000, kind), at(10, 15, 30)
     asked = [
         QualitySpec(min_agreement=1 - bound, confidence=0.9),
         QualitySpec(min_agreement=1 - bound, guarantee="expectation"),
@@ -97,6 +97,11 @@ def test_broken_promises_are_as_rare_as_promised(kind: str, rows: int, bound: fl
         assert deep < JOBS / 10, "a contract that never lets go of full depth is no use"
 
 
+def at(*depths: int) -> tuple[Stage, ...]:
+    """Return stages of one model."""
+    return tuple(Stage("model", depth) for depth in depths)
+
+
 def risk(truth: Observed, policy: Policy) -> float:
     """Return a policy's mean loss over the population."""
     if not policy.leaves_early:
@@ -119,7 +124,7 @@ def test_a_policy_that_costs_more_than_full_depth_is_not_taken() -> None:
             np.vstack([sure, np.ones(300)]),
             np.vstack([losses, np.zeros(300)]),
         )
-        policy = decide((10, 30), observed, quality, "label")
+        policy = decide(at(10, 30), observed, quality, "label")
         taken += policy.leaves_early
         assert policy.seconds < 1.8
     assert taken < 100
@@ -131,9 +136,9 @@ def test_audits_are_part_of_the_cost() -> None:
     observed = Observed(np.array([1.5, 1.8]), np.zeros(2), np.ones((2, rows)), np.zeros((2, rows)))
     for share, depths in ((0.1, (10, 30)), (0.2, (30,))):
         quality = QualitySpec(min_agreement=0.95, audit_fraction=share)
-        policy = decide((10, 30), observed, quality, "label")
+        policy = decide(at(10, 30), observed, quality, "label")
         assert policy.depths == depths
-        assert choose((10, 30), observed, quality) == depths
+        assert choose(at(10, 30), observed, quality) == at(*depths)
         if policy.leaves_early:
             assert policy.seconds == pytest.approx(1.5 + share * 1.8)
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from helios_batch.helios.agreement import agreements, excess_loss
 from helios_batch.helios.cascade import Observed
 from helios_batch.helios.measured import measured
-from helios_batch.helios.policy import decide, too_small
+from helios_batch.helios.policy import Stage, decide, too_small
 from helios_batch.records import ErrorCode, FinishReason, Generation, Prompt, RowError
 from helios_batch.report.policy import policy_facts
 from helios_batch.spec_quality import LARGEST_EXCESS, Metric, QualitySpec, loss_of, value_of
@@ -105,7 +105,7 @@ def test_a_policy_and_its_audit_are_told_as_ratios() -> None:
         np.vstack([draw.random(200), np.ones(200)]),
         np.vstack([[excess_loss(each) for each in excess], np.zeros(200)]),
     )
-    policy = decide((3, 12), observed, QUALITY, PERPLEXITY)
+    policy = decide((Stage("model", 3), Stage("model", 12)), observed, QUALITY, PERPLEXITY)
     assert policy.leaves_early
     assert (policy.asked, policy.bound) == (1.25, QUALITY.bound)
     assert policy.expected == pytest.approx(math.exp(excess.mean() * policy.kept[0]), rel=0.02)

@@ -168,7 +168,7 @@ WRONG = [
     ({"depth": 0}, "depth: write full, auto or a number of layers, 1 or more (found 0)", ""),
     ({"depth": True}, "depth: write full, auto or a number of layers", ""),
     ({"objective": "latency"}, "objective: an objective other than throughput", ""),
-    ({"models": ["a", "b"]}, "of several models only policy helios chooses", ""),
+    ({"models": ["a", "b"]}, "of several models only policy helios and a promise", ""),
     ({"models": []}, "models: write a list of one model", ""),
     ({"limits": {"deadline": "soon"}}, "limits.deadline: write a time such as", ""),
     ({"limits": {"max_total_tokens": 5}}, "limits.max_total_tokens: this limit is not", ""),

@@ -16,9 +16,10 @@ ALLOWED = {
     "tune": {"tune", "data", "engine", "models", "job", "local", "loading", "samples", "spec_file"},
     "helios": {"helios"},
     "adaptive": {
-        *("adaptive", "engine", "models", "helios", "job", "candidates", "preflight"),
+        *("adaptive", "engine", "models", "helios", "job", "candidates", "contenders"),
     },
-    "report": {"report", "preflight", "engine", "models", "tune", "helios"},
+    "bench": {"bench", "data", "engine", "helios", "job", "loading"},
+    "report": {"report", "bench", "preflight", "engine", "models", "tune", "helios"},
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
         *("policy_file", "supervision"),
