@@ -31,6 +31,16 @@ class Ahead:
     stored: int = 0
 
 
+class Ways(NamedTuple):
+    """Where a reaction may go."""
+
+    deeper: bool = True
+    elsewhere: bool = True
+
+
+ANYWHERE = Ways()
+
+
 def select(
     history: History, objective: Objective, tolerated: float, ahead: Ahead, now: Place | None = None
 ) -> Place:
@@ -68,7 +78,14 @@ def select(
     return min(places, key=lambda place: move_cost(history, now, place, Ahead(tokens)))
 
 
-def react(history: History, now: Place, breaches: float, tolerated: float, ahead: Ahead) -> Place:
+def react(
+    history: History,
+    now: Place,
+    breaches: float,
+    tolerated: float,
+    ahead: Ahead,
+    ways: Ways = ANYWHERE,
+) -> Place:
     """Return where to go when too many tokens are unsure: deeper, or to another candidate.
 
     That is the cheapest place, the move included, among those that the table expects to be sure
@@ -80,6 +97,7 @@ def react(history: History, now: Place, breaches: float, tolerated: float, ahead
         breaches: share of tokens that are unsure there.
         tolerated: share of breaches that is not too many.
         ahead: what is still to run, and what the move has to carry over.
+        ways: where it may go; it stays if there is no such place.
     """
     like = history.rows_like(now.model, now.depth, breaches)
 
@@ -89,9 +107,9 @@ def react(history: History, now: Place, breaches: float, tolerated: float, ahead
     def cost(place: Place) -> float:
         return move_cost(history, now, place, ahead)
 
-    own = [place for place in held(history) if place.model == now.model]
-    deeper = [place for place in own if place.depth > now.depth]
-    others = [place for place in held(history) if place.model != now.model]
+    found = list(held(history))
+    deeper = [p for p in found if ways.deeper and p.model == now.model and p.depth > now.depth]
+    others = [place for place in found if ways.elsewhere and place.model != now.model]
     sure = [place for place in [*deeper, *others] if is_sure(place)]
     if not deeper:
         # nothing is surer than full depth: another candidate has to be cheaper too
