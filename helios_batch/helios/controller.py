@@ -118,6 +118,7 @@ class Controller:
         if after != self.now:
             expected = move_seconds(self.history, self.now, after, ahead.stored)
             self.moves.append(Move(kind, self.now, after, expected, breaches))
-            self._counter.moved(back=kind == "return")
+            self._counter.moved(back=kind == "return", unsure=kind in ("deepen", "switch"))
+            self._drift.restart()  # elsewhere, rows are as sure as they are there
             self.now = after
         return after
