@@ -67,8 +67,8 @@ def draw_requests(
     """Draw a job for one model or two.
 
     Prompts have 128 tokens and outputs 90 in the median, at most 512 and 256 (log-normal). A
-    stretch has 40 requests in the mean. Over the job, each model's stretches have a mean of 0 and the
-    variance that they should, so that its share of sure tokens is what is known of it.
+    stretch has 40 requests in the mean. Over the job, each model's stretches have a mean of 0 and
+    the variance that they should, so that its share of sure tokens is what is known of it.
 
     Args:
         models: that the requests may run on.
@@ -82,9 +82,8 @@ def draw_requests(
     starts = np.concatenate([[0], np.cumsum(outputs)])
     stretch_of = np.cumsum(random.random(count) < 1 / _STRETCH_REQUESTS)
     alike = LIKENESS / (1 - stretch)
-    stretches = _unlike(
-        random, len(models), stretch_of[-1] + 1, np.bincount(stretch_of, outputs.astype(float))
-    )
+    weights = np.bincount(stretch_of, outputs).astype(np.float64)
+    stretches = _unlike(random, len(models), weights)
     rows = _alike(random, len(models), count, alike)
     tokens = _alike(random, len(models), int(starts[-1]), alike)
     hard = stretch**0.5 * np.repeat(stretches[:, stretch_of], outputs, axis=1)
@@ -114,9 +113,9 @@ def _alike(random: np.random.Generator, models: int, count: int, likeness: float
     return drawn
 
 
-def _unlike(random: np.random.Generator, models: int, count: int, weights: Floats) -> Floats:
-    """Draw numbers of mean 0, variance 1 and no correlation, as weighted, [models, count]."""
-    drawn: Floats = random.standard_normal((models, count))
+def _unlike(random: np.random.Generator, models: int, weights: Floats) -> Floats:
+    """Draw numbers of mean 0, variance 1 and no correlation, by weights, [models, weights]."""
+    drawn: Floats = random.standard_normal((models, len(weights)))
     shares = weights / weights.sum()
     found: list[Floats] = []
     for one in drawn:
