@@ -107,7 +107,6 @@ class SimulatedHelios:
             spent.seconds += costs.prefill(layers, whole, len(rows), spent.tokens)
         self._go_to(Place(name, 0))
         self._tally.seconds += spent.seconds
-        self._tally.waited += spent.waited
         nothing = [[(0, 0)] * BINS for _ in history.depths]
         history.observe([self._look(name, row) for row in rows], nothing)
 

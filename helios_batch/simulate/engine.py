@@ -98,6 +98,7 @@ class SimulatedEngine:
         found = [by_depth[place][token] for place, token in zip(places, tokens, strict=True)]
         tally.seconds += prefill + decode
         tally.waited += decode * len(tokens)
+        tally.awaited += len(tokens)
         tally.batch = max(tally.batch, len(tokens))
         tally.memory = max(tally.memory, self.memory)
         for place in set(places):

@@ -19,7 +19,8 @@ class PolicyResult:
         chip: that it ran on.
         tokens: that were generated.
         seconds: of all, loading and profiles included; `tokens_per_second` goes by them.
-        token_seconds: that a sequence waits for its next token, in the mean, where nothing stalls.
+        token_seconds: that a sequence waits for its next token, in the mean, where nothing stalls;
+            profiles are left out.
         batch: the most sequences at once.
         memory: the most bytes of weights, and of the KV cache of such a batch.
         earliest: share of tokens that left at the shallowest depth of the model they ran on.
@@ -62,6 +63,7 @@ class Tally:
 
     seconds: float = 0.0
     waited: float = 0.0
+    awaited: int = 0
     tokens: int = 0
     earliest: int = 0
     all_layers: int = 0
@@ -94,7 +96,7 @@ class Tally:
             tokens=self.tokens,
             seconds=self.seconds,
             tokens_per_second=self.tokens / self.seconds,
-            token_seconds=self.waited / self.tokens,
+            token_seconds=self.waited / max(1, self.awaited),
             batch=self.batch,
             memory=self.memory,
             earliest=self.earliest / self.tokens,
