@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from helios_batch.cli_bench import bench
 from helios_batch.cli_tune import tune_model
 from helios_batch.errors import HeliosError, Interrupted
 from helios_batch.queue import commands as queue_commands
@@ -30,6 +31,7 @@ app = typer.Typer(
 models = typer.Typer(help="List, fetch, convert and describe models.", no_args_is_help=True)
 app.add_typer(models, name="models")
 models.command("tune")(tune_model)
+app.add_typer(bench, name="bench")
 queue_commands.register(app)
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, YAML or JSON.")]

@@ -69,9 +69,14 @@ class BreachCounter:
         """Stay, though it is calm: ask again when it has been so for as long again."""
         self._calm = 0
 
-    def moved(self, back: bool) -> None:
-        """Begin anew after a move; `back` is one to a shallower depth, because it was calm."""
-        if self._came_back and not back:
+    def moved(self, back: bool = False, unsure: bool = False) -> None:
+        """Begin anew after a move.
+
+        Args:
+            back: it went to a shallower depth, because it was calm.
+            unsure: it is because of breaches; right after a way back, that was wrong.
+        """
+        if self._came_back and unsure:
             self._patience = min(2 * self._patience, _LONGEST_PATIENCE)
         self._came_back = back
         self._tokens = self._breaches = self._calm = 0

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from helios_batch.helios.breach import BreachCounter
 from helios_batch.helios.drift import Drift
 from helios_batch.helios.history import History
-from helios_batch.helios.select import Ahead, Place, move_cost, move_seconds, react, select
+from helios_batch.helios.select import Ahead, Place, Ways, move_cost, move_seconds, react, select
 from helios_batch.spec_policy import Objective, PolicySpec
 
-Kind = Literal["choose", "deepen", "switch", "return"]
+Reaction = Literal["deepen", "switch", "return"]
+REACTIONS: frozenset[Reaction] = frozenset(get_args(Reaction))
+Kind = Literal["choose"] | Reaction
 _WORTH_MOVING = 0.9
 
 
@@ -44,14 +46,18 @@ class Controller:
         policy: window, limit, threshold, and how often is profiled.
         objective: what is chosen by.
         history: the table; whoever profiles and runs keeps it up to date.
-        reacts: whether it deepens and switches between profiles.
+        reactions: the moves that it may make between profiles.
     """
 
     def __init__(
-        self, policy: PolicySpec, objective: Objective, history: History, reacts: bool = True
+        self,
+        policy: PolicySpec,
+        objective: Objective,
+        history: History,
+        reactions: frozenset[Reaction] = REACTIONS,
     ) -> None:
         self.history = history
-        self._policy, self._objective, self._reacts = policy, objective, reacts
+        self._policy, self._objective, self._reactions = policy, objective, reactions
         self._counter = BreachCounter(policy.threshold, policy.window, policy.limit)
         self._drift = Drift()
         self._rows_since, self._due = 0, True
@@ -87,17 +93,16 @@ class Controller:
         """
         assert self.now is not None, "there are no tokens before a choice"
         tripped = self._counter.add(confidences)
-        if not self._reacts:
-            return None
         before, tolerated = self.now, self._policy.tolerated
         if tripped:
-            share = self._counter.share
-            after = react(self.history, before, share, tolerated, ahead())
+            share, allowed = self._counter.share, self._reactions
+            ways = Ways("deepen" in allowed, "switch" in allowed)
+            after = react(self.history, before, share, tolerated, ahead(), ways)
             if after == before:
                 return None
             kind: Kind = "deepen" if after.model == before.model else "switch"
             return self._go(kind, after, ahead(), share)
-        if self._counter.is_calm:
+        if "return" in self._reactions and self._counter.is_calm:
             best = select(self.history, self._objective, tolerated, ahead(), before)
             if best.model == before.model and best.depth < before.depth:
                 return self._go("return", best, ahead(), 0.0)
@@ -113,6 +118,7 @@ class Controller:
         if after != self.now:
             expected = move_seconds(self.history, self.now, after, ahead.stored)
             self.moves.append(Move(kind, self.now, after, expected, breaches))
-            self._counter.moved(back=kind == "return")
+            self._counter.moved(back=kind == "return", unsure=kind in ("deepen", "switch"))
+            self._drift.restart()  # elsewhere, rows are as sure as they are there
             self.now = after
         return after

@@ -31,6 +31,16 @@ class Ahead:
     stored: int = 0
 
 
+class Ways(NamedTuple):
+    """Where a reaction may go."""
+
+    deeper: bool = True
+    elsewhere: bool = True
+
+
+ANYWHERE = Ways()
+
+
 def select(
     history: History, objective: Objective, tolerated: float, ahead: Ahead, now: Place | None = None
 ) -> Place:
@@ -44,7 +54,8 @@ def select(
     compare.
 
     Args:
-        history: with a request of each candidate, and one depth or more that memory holds.
+        history: with one depth or more that memory holds; a candidate without a request is left
+            out, unless none has one.
         objective: of the job.
         tolerated: share of breaches.
         ahead: what is still to run.
@@ -53,13 +64,12 @@ def select(
     Raises:
         ValueError: memory holds no depth of any candidate.
     """
-    places = [
-        place for place in held(history) if _model_breaches(history, place, None) <= tolerated
-    ]
-    # a job that memory holds at shallow depths only takes what is surest
-    places = places or sorted(held(history), key=lambda p: _model_breaches(history, p, None))[:1]
-    if not places:
+    found = _observed(history)
+    if not found:
         raise ValueError("memory holds no depth of any candidate")
+    shares = {place: _model_breaches(history, place, None) for place in found}
+    # a job that memory holds at shallow depths only takes what is surest
+    places = [p for p in found if shares[p] <= tolerated] or [min(found, key=shares.__getitem__)]
     if objective == "memory":
         return min(places, key=lambda place: (_bytes(history, place), place.depth))
     if objective == "quality":
@@ -68,11 +78,19 @@ def select(
     return min(places, key=lambda place: move_cost(history, now, place, Ahead(tokens)))
 
 
-def react(history: History, now: Place, breaches: float, tolerated: float, ahead: Ahead) -> Place:
+def react(
+    history: History,
+    now: Place,
+    breaches: float,
+    tolerated: float,
+    ahead: Ahead,
+    ways: Ways = ANYWHERE,
+) -> Place:
     """Return where to go when too many tokens are unsure: deeper, or to another candidate.
 
     That is the cheapest place, the move included, among those that the table expects to be sure
     enough of requests like those at hand; of such, full depth of the present candidate always is.
+    If there is none, it is the deepest that memory holds of the present candidate.
 
     Args:
         history: the table.
@@ -80,6 +98,7 @@ def react(history: History, now: Place, breaches: float, tolerated: float, ahead
         breaches: share of tokens that are unsure there.
         tolerated: share of breaches that is not too many.
         ahead: what is still to run, and what the move has to carry over.
+        ways: where it may go; it stays if there is no such place.
     """
     like = history.rows_like(now.model, now.depth, breaches)
 
@@ -89,14 +108,14 @@ def react(history: History, now: Place, breaches: float, tolerated: float, ahead
     def cost(place: Place) -> float:
         return move_cost(history, now, place, ahead)
 
-    own = [place for place in held(history) if place.model == now.model]
-    deeper = [place for place in own if place.depth > now.depth]
-    others = [place for place in held(history) if place.model != now.model]
+    found = _observed(history)
+    deeper = [p for p in found if ways.deeper and p.model == now.model and p.depth > now.depth]
+    others = [place for place in found if ways.elsewhere and place.model != now.model]
     sure = [place for place in [*deeper, *others] if is_sure(place)]
-    if not deeper:
+    if now.depth == len(history.models[now.model].depths) - 1:
         # nothing is surer than full depth: another candidate has to be cheaper too
         return min([now, *sure], key=cost)
-    return min(sure or deeper[-1:], key=cost)
+    return min(sure or deeper[-1:] or [now], key=cost)
 
 
 def held(history: History) -> Iterator[Place]:
@@ -105,6 +124,15 @@ def held(history: History) -> Iterator[Place]:
         for place, depth in enumerate(model.depths):
             if depth.batch:
                 yield Place(name, place)
+
+
+def _observed(history: History) -> list[Place]:
+    """Return what memory holds of the candidates that have a request, or of all if none has.
+
+    One on which every request failed has shown no speed, and would seem to cost nothing.
+    """
+    places = list(held(history))
+    return [place for place in places if history.models[place.model].requests] or places
 
 
 def move_cost(history: History, now: Place | None, to: Place, ahead: Ahead) -> float:

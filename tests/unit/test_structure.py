@@ -19,7 +19,10 @@ ALLOWED = {
         *("adaptive", "engine", "models", "helios", "job", "candidates", "contenders"),
     },
     "bench": {"bench", "data", "engine", "helios", "job", "loading"},
-    "report": {"report", "bench", "preflight", "engine", "models", "tune", "helios"},
+    "simulate": {"simulate", "engine", "models", "helios"},
+    "report": {
+        *("report", "bench", "preflight", "engine", "models", "tune", "helios", "simulate"),
+    },
     "queue": {
         *("queue", "report", "data", "engine", "job", "shard", "loading", "finish", "spec_file"),
         *("policy_file", "supervision"),
@@ -101,6 +104,7 @@ def test_what_needs_no_torch_imports_none() -> None:
     free = {PACKAGE / name for name in TORCH_FREE} | set((PACKAGE / "data").glob("*.py"))
     free |= {PACKAGE / f"{name}.py" for name in ROOT_FREE}
     free |= set((PACKAGE / "queue").rglob("*.py")) | set((PACKAGE / "helios").glob("*.py"))
+    free |= set((PACKAGE / "simulate").glob("*.py"))
     for file in free:
         names = {name.split(".")[0] for name in imports(file, top_level_only=True)}
         assert not names & {"torch", "transformers"}, f"{file} imports {names}"
@@ -121,6 +125,18 @@ def test_the_command_line_starts_without_torch() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()
     assert not {"torch", "transformers", "pyarrow", "polars", "celery", "redis"} & set(loaded)
+
+
+def test_policies_are_simulated_without_torch() -> None:
+    """The simulated engine runs the policy's own code, and nothing of the real ones."""
+    code = "import sys, helios_batch.simulate.comparison, helios_batch.simulate.ablations; "
+    loaded = subprocess.run(
+        [sys.executable, "-c", code + "print(*sorted(sys.modules))"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert not {"torch", "transformers", "pyarrow"} & set(loaded)
 
 
 def test_a_job_is_checked_without_torch() -> None:
