@@ -39,8 +39,7 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
         )
     chosen = _shortlisted(job, policy, resources, fitting)
     history.models = {name: history.models[name] for name in chosen}
-    dtype = str(resources.dtype).removeprefix("torch.")
-    table = TableFile(job, hardware_of(resources), dtype)
+    table = _table(job, resources)
     controller = Controller(policy, job.spec.objective, history)
     if table.recall(history):
         controller.skip_profile()
@@ -50,6 +49,16 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
         table.save(history)
 
     return AdaptiveEngine(sole, controller, policy, job.table.rows, save)
+
+
+def forget(job: Job) -> None:
+    """Have a job's next engine profile anew, whatever this machine has kept."""
+    _table(job, resolve(job.spec.resources)).forget()
+
+
+def _table(job: Job, resources: Resources) -> TableFile:
+    dtype = str(resources.dtype).removeprefix("torch.")
+    return TableFile(job, hardware_of(resources), dtype)
 
 
 def _shortlisted(

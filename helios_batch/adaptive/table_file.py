@@ -63,6 +63,10 @@ class TableFile:
             fresh.write_text(text, encoding="utf-8")
             fresh.replace(self._cached)
 
+    def forget(self) -> None:
+        """Take away what this machine has kept."""
+        self._cached.unlink(missing_ok=True)
+
     def _beside_the_job(self) -> str | None:
         with suppress(HeliosError):
             return self._output.read_note(_NOTE)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from helios_batch.adaptive.load import forget
 from helios_batch.bench.variants import variants
 from helios_batch.data.reader import RowReader
 from helios_batch.engine.engine import Engine
@@ -72,6 +73,7 @@ def bench_policies(
     rows: int,
     rounds: int,
     bounds: Sequence[float],
+    only: Sequence[str],
     report: Callable[[str], None],
 ) -> list[PolicyFigures]:
     """Run a job's first rows under each policy, in turn and in several rounds.
@@ -82,6 +84,7 @@ def bench_policies(
         rows: how many rows run.
         rounds: how often each policy runs.
         bounds: promises to keep besides; see `variants`.
+        only: beginnings of the names of the policies to run beside the first; all if empty.
         report: called with a line as each run ends.
 
     Raises:
@@ -91,7 +94,9 @@ def bench_policies(
     depths: dict[str, tuple[int, ...]] = {}
     jobs: dict[str, Job] = {}
     for turn in range(rounds):
-        for variant in variants(spec, folder / str(turn), bounds):
+        for place, variant in enumerate(variants(spec, folder / str(turn), bounds)):
+            if place and only and not variant.name.startswith(tuple(only)):
+                continue
             job = prepare(variant.spec)
             prompts = _prompts(job, rows)
             found = _run(job, prompts)
@@ -118,6 +123,8 @@ def _prompts(job: Job, rows: int) -> list[Prompt]:
 
 
 def _run(job: Job, prompts: list[Prompt]) -> _Run:
+    if job.spec.policy is not None and job.spec.policy.chooses:
+        forget(job)  # each run pays for its own profile
     started = time.perf_counter()
     engine = load_engine(job)
     before = time.perf_counter() - started

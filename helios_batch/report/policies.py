@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 
 from rich.table import Table
 
@@ -37,3 +40,21 @@ def policies_table(figures: Sequence[PolicyFigures]) -> Table:
             f"{one.before:.1f} s",
         )
     return table
+
+
+def plot_policies(figures: Sequence[PolicyFigures], folder: Path) -> None:
+    """Write the speeds as a bar chart, `policies.png`, and all figures as `policies.json`."""
+    from matplotlib.figure import Figure
+
+    folder.mkdir(parents=True, exist_ok=True)
+    figure = Figure(figsize=(8, 0.4 * len(figures) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    first = figures[0]
+    ratios = [one.rows_per_second / first.rows_per_second for one in reversed(figures)]
+    bars = axes.barh([one.name for one in reversed(figures)], ratios)
+    axes.bar_label(bars, [f"{ratio:.2f}x" for ratio in ratios], padding=3)
+    axes.axvline(1.0, color="black", linewidth=0.8)
+    axes.set_xlabel(f"rows/s, of {first.name}'s {first.rows_per_second:.2f}")
+    axes.margins(x=0.12)
+    figure.savefig(folder / "policies.png", dpi=150)
+    (folder / "policies.json").write_text(json.dumps([asdict(one) for one in figures], indent=2))
