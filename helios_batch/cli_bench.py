@@ -81,7 +81,7 @@ def _on_a_job(
     plots: Path | None,
 ) -> None:
     from helios_batch.bench.policies import bench_policies
-    from helios_batch.report.policies import plot_policies, policies_table
+    from helios_batch.report.policies import plot_policies, policies_tables
     from helios_batch.spec_file import load_spec
 
     with tempfile.TemporaryDirectory(prefix="helios-bench-") as folder:
@@ -92,7 +92,7 @@ def _on_a_job(
     if as_json:
         typer.echo(json.dumps([asdict(one) for one in found], indent=2))
     else:
-        _out.print(policies_table(found))
+        _out.print(policies_tables(found))
     if plots is not None:
         plot_policies(found, plots)
 

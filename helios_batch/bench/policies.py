@@ -36,7 +36,8 @@ class PolicyFigures:
             length, as full depth had in its largest batch; of the places, the one that takes most.
         earliest: share of tokens that left at the first exit of their model.
         full: share of tokens that ran through all layers.
-        agreement: with full depth of the first model, by the job's metric; None beyond one model.
+        agreement: with full depth of the first model, by the job's metric, or by
+            tokens if that is perplexity.
         perplexity: of the texts under that model, as a ratio to its own; None for labels.
         moves: changes of place by kind.
         profile: seconds of profiling within `seconds`.
@@ -52,7 +53,7 @@ class PolicyFigures:
     memory: int
     earliest: float
     full: float
-    agreement: float | None
+    agreement: float
     perplexity: float | None
     moves: dict[str, int]
     profile: float

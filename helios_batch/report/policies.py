@@ -1,4 +1,4 @@
-"""Policies side by side: a table for people."""
+"""Policies side by side: tables and a plot."""
 
 from __future__ import annotations
 
@@ -7,39 +7,47 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich.console import Group
 from rich.table import Table
 
 from helios_batch.bench.policies import PolicyFigures
 
 
-def policies_table(figures: Sequence[PolicyFigures]) -> Table:
-    """Return a row for each policy; the first one is what the others are compared with."""
-    table = Table(
+def policies_tables(figures: Sequence[PolicyFigures]) -> Group:
+    """Return what each policy takes and what comes of it; all are compared with the first."""
+    first = figures[0]
+    speed = Table(
         *("policy", "rows/s", "of the first", "tokens/s", "batch (held)", "weights + KV"),
-        *("first exit", "all layers", "agreement", "perplexity", "moves", "profile", "before"),
-        title="The same rows under each policy. Memory is that of as many sequences as the first "
-        "had at once; before: loading and calibration, once a job",
+        title="The same rows under each policy; memory is that of as many sequences as the first "
+        "had at once",
         title_justify="left",
     )
-    first = figures[0]
+    outcome = Table(
+        *("policy", "first exit", "all layers", "agreement", "perplexity", "profile", "before"),
+        title="Share of tokens by exit, agreement with the first, perplexity to its model; before: "
+        "loading and calibration, once a job",
+        title_justify="left",
+    )
     for one in figures:
-        moves = ", ".join(f"{kind} {count}" for kind, count in sorted(one.moves.items()))
-        table.add_row(
+        speed.add_row(
             one.name,
             f"{one.rows_per_second:.2f}",
             f"{one.rows_per_second / first.rows_per_second:.2f}x",
             f"{one.tokens_per_second:,.0f}",
             f"{one.batch} ({one.batch_limit})",
             f"{one.memory / 2**20:,.0f} MiB ({one.memory / first.memory - 1:+.0%})",
+        )
+        moves = ", ".join(f"{kind} {count}" for kind, count in sorted(one.moves.items()))
+        outcome.add_row(
+            one.name + (f" ({moves})" if moves else ""),
             f"{one.earliest:.1%}",
             f"{one.full:.1%}",
-            "" if one.agreement is None else f"{one.agreement:.1%}",
+            f"{one.agreement:.1%}",
             "" if one.perplexity is None else f"{one.perplexity:.3f}x",
-            moves,
             f"{one.profile:.1f} s",
             f"{one.before:.1f} s",
         )
-    return table
+    return Group(speed, outcome)
 
 
 def plot_policies(figures: Sequence[PolicyFigures], folder: Path) -> None:
