@@ -21,8 +21,10 @@ class PolicySpec(Section):
     `helios` may switch to another of the job's models instead.
 
     A token under `threshold` is a breach: more than `limit` of them in a window of `window` tokens
-    make the policy react. `requests` rows of the job are run on each of at most `shortlist`
-    candidates before the first of them is chosen, and again every `reprofile` rows.
+    make the policy react. Tokens are counted across the batch, and a window ends with the step that
+    fills it: of more rows at once than that, each step is a window, whose limit is the same share
+    of its tokens. `requests` rows of the job are run on each of at most `shortlist` candidates
+    before the first of them is chosen, and again every `reprofile` rows.
     """
 
     type: PolicyName

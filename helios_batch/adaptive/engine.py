@@ -170,7 +170,7 @@ class AdaptiveEngine:
             if new is None:
                 return None
             depth = layers.index(engine.depth)
-            history.ran(depth, _spent(engine.stats) - spent, len(new))
+            history.depths[depth].served.add(_spent(engine.stats) - spent, len(new))
             for sequence in running.finished[told:]:
                 controller.finished(_mean(sequence.confidences))
             told = len(running.finished)
@@ -202,9 +202,8 @@ class AdaptiveEngine:
                     call.on_step(replace(progress, rows_done=done + progress.rows_done))
 
             found = engine.label(prompts, choices, watch)
-            self.controller.history.models[self._sole.model].ran(
-                depth, _spent(engine.stats), len(found)
-            )
+            depths = self.controller.history.models[self._sole.model].depths
+            depths[depth].served.add(_spent(engine.stats), len(found))
             self._took(engine)
             for place, generation in zip(some, found, strict=True):
                 self._keep(call, place, generation)

@@ -123,7 +123,7 @@ def profile(
         engine.move_to(layers, contender.exits.get(layers))
         seen[place] = task.look(engine, known_prompts, known)
     tokens = sum(len(found.agrees) for found in seen[places[-1]])
-    history.ran(places[-1], spent, tokens)
+    history.depths[places[-1]].tried.add(spent, tokens)
     nothing = [
         Seen((False,) * len(s.agrees), (0.0,) * len(s.agrees), 0.0) for s in seen[places[-1]]
     ]

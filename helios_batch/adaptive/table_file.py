@@ -106,7 +106,7 @@ def _merge(history: History, found: dict[str, ModelHistory]) -> bool:
         model.requests, model.reliability = known.requests, known.reliability
         model.bytes_read, model.read_seconds = known.bytes_read, known.read_seconds
         for depth, old in zip(model.depths, known.depths, strict=True):
-            depth.seconds, depth.tokens = old.seconds, old.tokens
+            depth.tried, depth.served = old.tried, old.served
     return True
 
 

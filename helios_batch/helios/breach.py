@@ -2,7 +2,8 @@
 
 Source: HELIOS, arXiv 2504.10724, section 4: a token under the threshold still leaves, and is
 counted; in each window the count may reach a limit before anything happens. The way back is this
-project's.
+project's, and so are windows for batches. One that held a fixed number of tokens would be a slice
+of a large batch's step, the same few rows each time, and a hard slice would move the whole batch.
 """
 
 from __future__ import annotations
@@ -19,13 +20,15 @@ _LONGEST_PATIENCE = 1024
 class BreachCounter:
     """Counts in windows one after the other, over the tokens of all sequences of a batch.
 
-    After `patience` windows in a row with at most half the limit, it is calm: a shallower depth
-    may be tried again. Each time that this turns out wrong, patience doubles.
+    A window ends with the step that fills it, and holds all tokens of its steps; its limit grows in
+    proportion. With a token a step, windows are the paper's; a step that is larger than a window is
+    one by itself. After `patience` windows in a row with at most half the limit, it is calm: a
+    shallower depth may be tried again. Each time that this turns out wrong, patience doubles.
 
     Args:
         threshold: least confidence of a token that is no breach.
-        window: tokens of a window.
-        limit: breaches that a window may have.
+        window: least tokens of a window.
+        limit: breaches that a window of so many may have.
     """
 
     threshold: float
@@ -39,23 +42,21 @@ class BreachCounter:
     _came_back: bool = False
 
     def add(self, confidences: Iterable[float]) -> bool:
-        """Count tokens; tell whether a window among them had more breaches than the limit.
+        """Count the tokens of a step; tell whether it ends a window that has too many breaches.
 
-        `share` is then that of the last such window.
+        `share` is then that of the window.
         """
-        tripped = False
         for confidence in confidences:
             self._tokens += 1
             self._breaches += confidence < self.threshold
-            if self._tokens == self.window:
-                tripped |= self._close()
-        return tripped
+        return self._tokens >= self.window and self._close()
 
     def _close(self) -> bool:
-        tripped = self._breaches > self.limit
+        limit = self.limit * self._tokens  # for `window` times as many breaches, to stay exact
+        tripped = self._breaches * self.window > limit
         if tripped:
-            self.share = self._breaches / self.window
-        calm = self._breaches <= _CALM_SHARE * self.limit
+            self.share = self._breaches / self._tokens
+        calm = self._breaches * self.window <= _CALM_SHARE * limit
         self._calm = self._calm + 1 if calm else 0
         self._tokens = self._breaches = 0
         return tripped

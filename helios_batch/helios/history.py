@@ -2,7 +2,10 @@
 
 Source: HELIOS, arXiv 2504.10724, section 4. Beyond the paper, what was seen of a request on one
 candidate stays beside what was seen of the same request on the others, so that the next choice can
-go by the requests that are like those at hand.
+go by the requests that are like those at hand. And what trying took is kept apart from what serving
+took: candidates are tried on the same few rows, where a token is dearer than in the batches that
+serve, so that the one compares with the other only by its ratios. (Fitting what a step takes by its
+rows would need each candidate tried at two batch sizes.)
 """
 
 from __future__ import annotations
@@ -38,6 +41,19 @@ class Request:
 
 
 @dataclass
+class Spent:
+    """Seconds, prompts and waits for no layers included, and the tokens that came out in them."""
+
+    seconds: float = 0.0
+    tokens: int = 0
+
+    def add(self, seconds: float, tokens: int) -> None:
+        """Take another stretch."""
+        self.seconds += seconds
+        self.tokens += tokens
+
+
+@dataclass
 class Depth:
     """A depth of a candidate, and what running there took.
 
@@ -47,8 +63,8 @@ class Depth:
         weights: bytes in memory.
         kv_per_token: bytes.
         batch: sequences that the memory budget holds; 0: it does not hold one.
-        seconds: spent on tokens there, prompts and waits for no layers included.
-        tokens: that came out in that time.
+        tried: what profiles took there, on the same rows as on the other candidates.
+        served: what all other rows took there.
     """
 
     layers: int
@@ -56,8 +72,8 @@ class Depth:
     weights: int
     kv_per_token: int
     batch: int
-    seconds: float = 0.0
-    tokens: int = 0
+    tried: Spent = field(default_factory=Spent)
+    served: Spent = field(default_factory=Spent)
 
 
 @dataclass
@@ -94,20 +110,22 @@ class ModelHistory:
             for old, new in zip(self.reliability, reliability, strict=True)
         ]
 
-    def ran(self, place: int, seconds: float, tokens: int) -> None:
-        """Take what a stretch at depth number `place` took."""
-        self.depths[place].seconds += seconds
-        self.depths[place].tokens += tokens
+    def tried_seconds(self, place: int) -> float:
+        """Return the seconds of a token at depth number `place` in profiles: as measured there, or
+        from the nearest depth that was, in proportion to the work; 0 while nothing was."""
+        return self._seconds(place, [depth.tried for depth in self.depths])
 
-    def token_seconds(self, place: int) -> float:
-        """Return the seconds of a token at a depth: measured there, or from the nearest depth that
-        was, in proportion to the work; 0 while nothing was."""
-        depth = self.depths[place]
-        measured = [other for other in self.depths if other.tokens]
+    def served_seconds(self, place: int) -> float:
+        """Return the same of all other rows."""
+        return self._seconds(place, [depth.served for depth in self.depths])
+
+    def _seconds(self, place: int, spent: list[Spent]) -> float:
+        work = self.depths[place].work
+        measured = [(d.work, s) for d, s in zip(self.depths, spent, strict=True) if s.tokens]
         if not measured:
             return 0.0
-        nearest = min(measured, key=lambda other: abs(other.work - depth.work))
-        return nearest.seconds / nearest.tokens * depth.work / nearest.work
+        nearest, found = min(measured, key=lambda pair: abs(pair[0] - work))
+        return found.seconds / found.tokens * work / nearest
 
     def load_seconds(self, weights: int) -> float:
         """Return the seconds that reading so many bytes of weights takes."""
@@ -148,6 +166,33 @@ class History:
     """The table: candidates by name, in the order of the job."""
 
     models: dict[str, ModelHistory] = field(default_factory=dict)
+
+    def token_seconds(self, model: str, place: int) -> float:
+        """Return the seconds of a token at depth number `place` of a candidate, 0 if unknown.
+
+        Where the candidate has served, that is what it took then. Where only others have, it is
+        what the depth that has served most took, times the ratio of what the two took when they
+        were tried. Before anything has served, all are compared by what trying took. That memory
+        holds fewer rows of a deeper place is not counted: it looks too cheap where rows are so few
+        that a step takes as long with more.
+        """
+        found = self.models[model]
+        tried, served = found.tried_seconds(place), found.served_seconds(place)
+        return served or tried * self._served_by_tried()
+
+    def _served_by_tried(self) -> float:
+        """Return how a token's time when served relates to when tried: at the depth that has served
+        most, of a candidate that was tried; 1 if there is none."""
+        depths = [
+            (depth.served, found.tried_seconds(place))
+            for found in self.models.values()
+            for place, depth in enumerate(found.depths)
+        ]
+        known = [(served, tried) for served, tried in depths if served.tokens and tried]
+        if not known:
+            return 1.0
+        served, tried = max(known, key=lambda pair: pair[0].tokens)
+        return served.seconds / served.tokens / tried
 
     def rows_like(self, model: str, place: int, breaches: float) -> frozenset[int] | None:
         """Return the requests on which a depth was as unsure as it is now, or more; None if none.

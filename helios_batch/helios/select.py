@@ -140,9 +140,8 @@ def move_cost(history: History, now: Place | None, to: Place, ahead: Ahead) -> f
 
     Deeper layers of the same candidate run over what is stored; anything else prefills it again.
     """
-    return move_seconds(history, now, to, ahead.stored) + ahead.tokens * history.models[
-        to.model
-    ].token_seconds(to.depth)
+    seconds = move_seconds(history, now, to, ahead.stored)
+    return seconds + ahead.tokens * history.token_seconds(*to)
 
 
 def move_seconds(history: History, now: Place | None, to: Place, stored: int) -> float:
@@ -151,7 +150,7 @@ def move_seconds(history: History, now: Place | None, to: Place, stored: int) ->
         return 0.0
     model = history.models[to.model]
     depth = model.depths[to.depth]
-    weights, again = depth.weights, stored * model.token_seconds(to.depth)
+    weights, again = depth.weights, stored * history.token_seconds(*to)
     if now is not None and now.model == to.model:
         old = model.depths[now.depth]
         weights = max(0, depth.weights - old.weights)

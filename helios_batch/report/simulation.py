@@ -74,7 +74,7 @@ def plot_ablations(found: Ablations, folder: Path) -> None:
     sweeps = {
         "threshold": (found.thresholds, "confidence threshold"),
         "reprofile": (found.intervals, "rows between profiles (the last: never)"),
-        "window": (found.windows, "tokens of a window, in batches"),
+        "window": (found.windows, "tokens of a window"),
     }
     for name, (points, label) in sweeps.items():
         figure = Figure(figsize=(11, 4), layout="constrained")

@@ -17,7 +17,7 @@ from helios_batch.spec_policy import PolicySpec
 
 _THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 _INTERVALS = (25, 50, 150, 400, 10**6)
-_WINDOWS = (100, 300, 1000, 3000)
+_WINDOWS = (20, 50, 100, 300, 1000, 3000)
 _BOUNDS = tuple(round(0.01 * step, 2) for step in range(17))
 _IN_BATCHES = 4
 
@@ -47,8 +47,8 @@ class Escalation:
 
 @dataclass(frozen=True)
 class Ablations:
-    """All that was tried: one request at a time by the host's time; `windows` and `escalation` in
-    batches by the chip's."""
+    """All that was tried: one request at a time by the host's time; `escalation` in batches by the
+    chip's, where each step is a window."""
 
     without: tuple[Point, ...]
     thresholds: tuple[Point, ...]
@@ -71,7 +71,7 @@ def ablate(count: int, seed: int) -> Ablations:
         without=_without(requests),
         thresholds=changed({t: PolicySpec(type="helios", threshold=t) for t in _THRESHOLDS}),
         intervals=changed({i: PolicySpec(type="helios", reprofile=i) for i in _INTERVALS}),
-        windows=tuple(_in_windows(more, window) for window in _WINDOWS),
+        windows=changed({w: PolicySpec(type="helios", window=w, limit=w // 2) for w in _WINDOWS}),
         escalation=escalation(more, BATCHES[0]),
     )
 
@@ -88,11 +88,6 @@ def _without(requests: Requests) -> tuple[Point, ...]:
     found = [Point(name, run_helios(HOST, requests, policy, some)) for name, some in kinds.items()]
     single = run_helios(HOST, requests, policy, models=PAIR[:1])
     return (*found, Point("one model", single))
-
-
-def _in_windows(requests: Requests, window: int) -> Point:
-    policy = PolicySpec(type="helios", window=window, limit=window // 2)
-    return Point(window, run_helios(BATCHES[0], requests, policy))
 
 
 def escalation(requests: Requests, machine: Machine) -> tuple[Escalation, ...]:

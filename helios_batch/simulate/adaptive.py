@@ -100,7 +100,7 @@ class SimulatedHelios:
         spent = Tally()
         while engine.step(spent) is not None:
             pass
-        history.ran(last, spent.seconds, spent.tokens)
+        history.depths[last].tried.add(spent.seconds, spent.tokens)
         whole = sum(self._requests.prompts[row] for row in rows) + spent.tokens
         for place in range(last + 1):
             layers = costs.model.depths[place]
@@ -158,7 +158,7 @@ class SimulatedHelios:
                 tally.seconds = max(tally.seconds, arrives)
                 self._loaded = Place(name, moving)
                 return None
-            history.ran(place, step.seconds + extra, len(step.confidences))
+            history.depths[place].served.add(step.seconds + extra, len(step.confidences))
             self._done += len(step.finished)
             for row in step.finished:
                 sure = self._requests.of(name, place, row.row)

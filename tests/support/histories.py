@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from helios_batch.helios.history import BINS, Depth, History, ModelHistory, Request
+from helios_batch.helios.history import BINS, Depth, History, ModelHistory, Request, Spent
 
 
 def request(row: int, *sure: int, tokens: int = 100) -> Request:
@@ -15,14 +15,19 @@ def request(row: int, *sure: int, tokens: int = 100) -> Request:
 
 
 def model(*depths: tuple[float, int], requests: int = 1, sure: float = 1.0) -> ModelHistory:
-    """A candidate by the work and the batch of each depth; it takes 1 second a unit of work."""
+    """A candidate by the work and the batch of each depth; tried, a unit of work takes a second."""
     made = [
         Depth(place + 1, work, int(work * 100), place + 1, batch)
         for place, (work, batch) in enumerate(depths)
     ]
-    made[-1].seconds, made[-1].tokens = 100 * made[-1].work, 100
+    made[-1].tried = Spent(100 * made[-1].work, 100)
     seen = [request(row, *[round(100 * sure)] * (len(depths) - 1), 100) for row in range(requests)]
     return ModelHistory("t", made, seen, bytes_read=100, read_seconds=1.0)
+
+
+def spent(draw: st.DrawFn, work: int) -> Spent:
+    """What ten tokens took, or none."""
+    return Spent(draw(st.integers(1, 9)) * work / 10, draw(st.sampled_from([0, 10])))
 
 
 @st.composite
@@ -40,12 +45,12 @@ def model_histories(draw: st.DrawFn, least_requests: int = 1) -> ModelHistory:
             weights=1000 * work,
             kv_per_token=place + 1,
             batch=batch,
-            seconds=draw(st.integers(1, 9)) * work / 10,
-            tokens=draw(st.sampled_from([0, 10])),
+            tried=spent(draw, work),
+            served=spent(draw, work),
         )
         for place, (work, batch) in enumerate(zip(works, batches, strict=True))
     ]
-    depths[-1].tokens = 10
+    depths[-1].tried.tokens = 10
     rows = draw(st.lists(st.integers(0, 9), min_size=least_requests, max_size=5, unique=True))
     requests = []
     for row in rows:

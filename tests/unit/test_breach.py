@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from fractions import Fraction
+from random import Random
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,36 +15,71 @@ windows = st.integers(1, 12)
 
 
 @given(confidences, windows, st.data())
-def test_against_a_recount(tokens: list[float], window: int, data: st.DataObject) -> None:
-    """It trips when a whole window has more breaches than the limit; the last such one counts."""
+def test_a_token_a_step_is_the_papers(
+    tokens: list[float], window: int, data: st.DataObject
+) -> None:
+    """It trips at the end of each window of just so many tokens with more breaches than the
+    limit."""
     limit = data.draw(st.integers(0, window - 1))
     counter = BreachCounter(0.8, window, limit)
-    whole = [tokens[at : at + window] for at in range(0, len(tokens) - window + 1, window)]
-    counts = [sum(token < 0.8 for token in part) for part in whole]
-    over = [count for count in counts if count > limit]
-    assert counter.add(tokens) == bool(over)
-    assert counter.share == (over[-1] / window if over else 0.0)
+    for end, token in enumerate(tokens, 1):
+        count = sum(t < 0.8 for t in tokens[end - window : end]) if end % window == 0 else 0
+        assert counter.add([token]) == (count > limit)
+        if count > limit:
+            assert counter.share == count / window
 
 
-@given(confidences, windows, st.lists(st.integers(0, 120), max_size=6), st.data())
-def test_batch_boundaries_do_not_matter(
-    tokens: list[float], window: int, cuts: list[int], data: st.DataObject
+@given(
+    st.lists(st.lists(st.sampled_from([0.5, 0.9]), max_size=30), max_size=12), windows, st.data()
+)
+def test_against_a_recount(steps: list[list[float]], window: int, data: st.DataObject) -> None:
+    """A window is the steps since the last one, once they hold enough; its share is what counts."""
+    limit = data.draw(st.integers(0, window - 1))
+    counter, since = BreachCounter(0.8, window, limit), list[float]()
+    for step in steps:
+        since += step
+        tripped = counter.add(step)
+        if len(since) < window:
+            assert not tripped
+            continue
+        share = Fraction(sum(token < 0.8 for token in since), len(since))
+        assert tripped == (share > Fraction(limit, window))
+        if tripped:
+            assert counter.share == float(share)
+        since = []
+
+
+@given(st.lists(st.sampled_from([0.5, 0.9]), min_size=100, max_size=400), st.randoms())
+def test_the_rows_of_a_batch_have_no_order(tokens: list[float], random: Random) -> None:
+    """A step of a window or more is judged as a whole: one hard slice of it moves nothing."""
+    one, other = BreachCounter(0.8, 100, 50), BreachCounter(0.8, 100, 50)
+    shuffled = random.sample(tokens, len(tokens))
+    assert one.add(sorted(tokens)) == other.add(shuffled) == (tokens.count(0.5) > len(tokens) / 2)
+    assert one == other
+
+
+@given(confidences, st.integers(1, 4), st.integers(1, 4), st.data())
+def test_steps_that_fill_a_window_exactly(
+    tokens: list[float], batch: int, steps: int, data: st.DataObject
 ) -> None:
-    """Tokens in one step or in many: the same windows, shares and calm."""
+    """Where windows end with steps, steps of many tokens are as those of one: the same windows,
+    shares and calm."""
+    window = batch * steps
     limit = data.draw(st.integers(0, window - 1))
     one, many = BreachCounter(0.8, window, limit), BreachCounter(0.8, window, limit)
-    ends = sorted({0, len(tokens), *(cut for cut in cuts if cut < len(tokens))})
-    tripped = [many.add(tokens[a:b]) for a, b in pairwise(ends)]
-    assert one.add(tokens) == any(tripped)
+    for begin in range(0, len(tokens), batch):
+        step = tokens[begin : begin + batch]
+        tripped = [one.add([token]) for token in step]
+        assert many.add(step) == any(tripped)
     assert one == many
 
 
-@given(st.lists(st.integers(0, 10), max_size=60))
-def test_calm_is_patience_windows_in_a_row(breaches: list[int]) -> None:
-    """Four windows in a row with at most half the limit, whatever came before."""
+@given(st.lists(st.integers(0, 10), max_size=60), st.integers(1, 9))
+def test_calm_is_patience_windows_in_a_row(breaches: list[int], times: int) -> None:
+    """Four windows in a row with at most half the limit, whatever came before, however large."""
     counter = BreachCounter(0.8, 10, 6)
     for count in breaches:
-        counter.add([0.1] * count + [0.9] * (10 - count))
+        counter.add(times * ([0.1] * count + [0.9] * (10 - count)))
     streak = 0
     for count in reversed(breaches):
         if count > 3:

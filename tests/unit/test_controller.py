@@ -98,6 +98,15 @@ def test_each_reaction_alone() -> None:
     assert saw(controller(100.0, frozenset({"switch"})), 9) == OTHER
 
 
+def test_a_batch_is_judged_as_a_whole() -> None:
+    """Ten unsure rows of a batch of forty do not move it, wherever they stand; 21 do."""
+    made = controller()
+    assert saw(made, 10, tokens=40) is None
+    assert saw(made, 20, tokens=40) is None
+    assert saw(made, 21, tokens=40) == FULL
+    assert made.moves[-1].breaches == 21 / 40
+
+
 def test_the_way_back() -> None:
     """After four calm windows it tries fewer layers again; after a wrong try, eight."""
     made = controller()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
-from helios_batch.helios.history import BINS, Depth, History, ModelHistory
+from helios_batch.helios.history import BINS, Depth, History, ModelHistory, Spent
 from tests.support.histories import histories, model, model_histories, request
 
 _ADAPTER: TypeAdapter[dict[str, ModelHistory]] = TypeAdapter(dict[str, ModelHistory])
@@ -29,27 +29,61 @@ def test_what_was_not_measured_is_in_proportion_to_the_work(
 ) -> None:
     """A depth that ran has its own mean; another that of the nearest by work, scaled."""
     place = min(place, len(found.depths) - 1)
-    depth = found.depths[place]
-    seconds = found.token_seconds(place)
-    if depth.tokens:
-        assert seconds == pytest.approx(depth.seconds / depth.tokens)
-        return
-    measured = [other for other in found.depths if other.tokens]
-    nearest = min(abs(other.work - depth.work) for other in measured)
-    assert any(
-        seconds / depth.work == pytest.approx(other.seconds / other.tokens / other.work)
-        for other in measured
-        if abs(other.work - depth.work) == nearest
-    )
+    work = found.depths[place].work
+    for seconds, spent in (
+        (found.tried_seconds(place), [depth.tried for depth in found.depths]),
+        (found.served_seconds(place), [depth.served for depth in found.depths]),
+    ):
+        pairs = zip(found.depths, spent, strict=True)
+        measured = [(abs(d.work - work), one_unit(d, s)) for d, s in pairs if s.tokens]
+        nearest = min((distance for distance, _ in measured), default=0)
+        expected = [unit for distance, unit in measured if distance == nearest] or [0.0]
+        assert any(seconds / work == pytest.approx(unit) for unit in expected)
+
+
+def one_unit(depth: Depth, spent: Spent) -> float:
+    """The seconds of a unit of a token's work."""
+    return spent.seconds / spent.tokens / depth.work
 
 
 def test_running_is_added_up() -> None:
     """Stretches at a depth add up; while nothing ran, a token takes no time."""
     found = ModelHistory("t", [Depth(1, 1.0, 10, 1, 4), Depth(2, 3.0, 20, 2, 2)])
-    assert found.token_seconds(0) == found.load_seconds(10) == 0.0
-    found.ran(0, 3.0, 10)
-    found.ran(0, 1.0, 10)
-    assert (found.token_seconds(0), found.token_seconds(1)) == (0.2, pytest.approx(0.6))
+    table = History({"a": found})
+    assert table.token_seconds("a", 0) == found.load_seconds(10) == 0.0
+    found.depths[0].served.add(3.0, 10)
+    found.depths[0].served.add(1.0, 10)
+    assert table.token_seconds("a", 0) == 0.2
+    assert table.token_seconds("a", 1) == pytest.approx(0.6)
+
+
+def test_another_candidate_by_the_ratio_of_trying() -> None:
+    """Tried, b takes 1.5 times a's token; so it does served, in proportion to the work."""
+    table = History({"a": model((1.0, 8), (4.0, 8)), "b": model((2.0, 8), (6.0, 8))})
+    assert table.token_seconds("b", 1) == 6.0
+    table.models["a"].depths[0].served.add(1.0, 100)  # a hundredth of what trying says
+    table.models["a"].depths[1].served.add(9.0, 10)  # too few tokens to go by
+    assert table.token_seconds("a", 0) == pytest.approx(0.01)
+    assert table.token_seconds("a", 1) == pytest.approx(0.9)
+    assert table.token_seconds("b", 0) == pytest.approx(0.02)
+    assert table.token_seconds("b", 1) == pytest.approx(0.06)
+    table.models["b"].depths[0].served.add(3.0, 10)
+    assert table.token_seconds("b", 1) == pytest.approx(0.9)
+
+
+@given(histories(), st.integers(1, 100))
+def test_what_trying_itself_took_decides_nothing(history: History, factor: int) -> None:
+    """Profiles of other rows, or of fewer at once, scale all tried times alike: once anything has
+    served, no estimate changes, and before that, none against another."""
+    places = [(name, p) for name, m in history.models.items() for p in range(len(m.depths))]
+    before = [history.token_seconds(*place) for place in places]
+    depths = [depth for found in history.models.values() for depth in found.depths]
+    for depth in depths:
+        depth.tried.seconds *= factor
+    scale = 1 if any(depth.served.tokens for depth in depths) else factor
+    after = [history.token_seconds(*place) for place in places]
+    assert after == pytest.approx([scale * seconds for seconds in before])
+    assert all(seconds > 0 for seconds in after)
 
 
 @given(st.lists(st.lists(st.integers(0, 99), max_size=40), max_size=5))

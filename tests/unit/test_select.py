@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helios_batch.helios.history import History
+from helios_batch.helios.history import History, Spent
 from helios_batch.helios.select import (
     Ahead,
     Place,
@@ -174,10 +174,20 @@ def test_a_switch_pays_for_its_weights() -> None:
     assert react(history, now, 1.0, 0.5, Ahead(100)) == Place("fast", 0)
 
 
+def test_serving_is_cheaper_than_trying() -> None:
+    """In batches a token takes less than a tenth of what it took in profiles: that is counted of
+    the candidate that has not served too, which else would never be chosen."""
+    for fast, after in ((10.5, Place("now", 0)), (5.0, Place("fast", 0))):
+        history = History({"now": model((10.0, 1)), "fast": model((fast, 1))})
+        history.models["fast"].read_seconds = 0.0
+        history.models["now"].depths[0].served.add(9.0, 10)
+        assert select(history, "throughput", 0.5, Ahead(100), Place("now", 0)) == after
+
+
 def test_a_candidate_that_failed_is_not_free() -> None:
     """Without a request it has shown no speed: it is left out, unless all are like that."""
     failed = model((1.0, 1), (2.0, 1), requests=0)
-    failed.depths[-1].seconds = failed.depths[-1].tokens = 0
+    failed.depths[-1].tried = Spent()
     history = History({"failed": failed, "good": model((3.0, 1), (9.0, 1))})
     assert select(history, "throughput", 0.5, Ahead(100)) == Place("good", 0)
     assert react(history, Place("good", 0), 1.0, 0.5, Ahead(100)).model == "good"

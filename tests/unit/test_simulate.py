@@ -16,6 +16,7 @@ from helios_batch.engine.memory import weight_bytes
 from helios_batch.errors import SpecError
 from helios_batch.helios.controller import REACTIONS, Reaction
 from helios_batch.simulate.ablations import escalation, observe
+from helios_batch.simulate.adaptive import SimulatedHelios
 from helios_batch.simulate.chips import A100_40GB, H100, Chip
 from helios_batch.simulate.comparison import footprint
 from helios_batch.simulate.costs import Costs, Machine
@@ -148,6 +149,33 @@ def test_rows_that_memory_holds_no_longer_go_on_later(requests: Requests) -> Non
         assert len(engine.running) <= engine.limit
     assert tally.tokens == requests.tokens
     assert all(row.written == requests.outputs(row.row) for row in rows)
+
+
+@pytest.mark.parametrize("machine", BATCHES)
+def test_what_the_table_expects_of_batches(requests: Requests, machine: Machine) -> None:
+    """A token of the candidate that has never served costs in the batches that memory holds what
+    the table says, within a factor of 2; in profiles it took several times as much."""
+    job = SimulatedHelios(PAIR, machine, requests, PolicySpec(type="helios"))
+    job.run()
+    table = job.controller.history
+    assert not any(depth.served.tokens for depth in table.models[OPT_LARGE.name].depths)
+    for place in range(len(OPT_LARGE.depths)):
+        rows, tally = map(Row, range(requests.count)), Tally()
+        engine = SimulatedEngine(Costs(OPT_LARGE, machine), place, requests, rows)
+        while engine.step(tally) is not None:
+            pass
+        took = tally.seconds / tally.tokens
+        assert 0.5 < table.token_seconds(OPT_LARGE.name, place) / took < 2
+        assert table.models[OPT_LARGE.name].tried_seconds(place) > 4 * took
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hard_slice_of_a_batch_moves_nothing(seed: int) -> None:
+    """A quarter of all tokens is unsure, and of some hundred rows that follow each other over half:
+    in windows of a hundred tokens, these would move a thousand rows."""
+    job = draw_requests(PAIR, 1500, seed)
+    found = run_helios(BATCHES[0], job, PolicySpec(type="helios"), models=[OPT_SMALL])
+    assert (found.reactions, found.batch) == (0, 1010)
 
 
 @pytest.mark.parametrize("reactions", [REACTIONS, frozenset({"deepen"}), frozenset()])
