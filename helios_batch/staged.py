@@ -88,7 +88,7 @@ class StagedEngine:
             batch = waiting + early
             if not batch:
                 continue
-            done = len(results) - len(early)
+            done = len(results) - sum(prompt.row in results for prompt in drawn)
             found = self._at(stage, batch, done, on_step, answer)
             unsure = []
             for prompt, generation in zip(waiting, found, strict=False):

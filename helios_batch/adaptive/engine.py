@@ -13,6 +13,7 @@ from helios_batch.engine.running import Running
 from helios_batch.engine.sequence import Sequence as RunningSequence
 from helios_batch.engine.sequence import Written
 from helios_batch.engine.sole import SoleEngine
+from helios_batch.errors import ModelError, ResourceError
 from helios_batch.helios.agreement import row_confidence
 from helios_batch.helios.controller import Controller
 from helios_batch.helios.select import Ahead, Place
@@ -26,10 +27,11 @@ _BATCHES = 4
 
 @dataclass
 class _Call:
-    """One call of the engine: its rows, by their places."""
+    """One call of the engine: its rows, by their places, each of `most` tokens at the most."""
 
     prompts: Sequence[Prompt]
     on_step: Watch
+    most: int
     results: dict[int, Generation] = field(default_factory=dict)
     outputs: int = 0
 
@@ -76,14 +78,14 @@ class AdaptiveEngine:
     def facts(self) -> EngineFacts:
         """What the engine is now; before anything has run, the first candidate at its deepest."""
         if not self._sole.is_loaded:
-            self._go_to(self._deepest(next(iter(self._contenders))))
+            self._go_to(self.controller.now or self._deepest(next(iter(self._contenders))))
         return self._sole.current.facts
 
     def generate(
         self, prompts: Sequence[Prompt], sampling: SamplingSpec, on_step: Watch = None
     ) -> list[Generation]:
         """Return a generation for each prompt; see `Engine.generate`."""
-        call = _Call(prompts, on_step)
+        call = _Call(prompts, on_step, sampling.max_tokens)
         task = Generate(sampling)
         return self._run(call, task, lambda places: self._generate(call, places, sampling))
 
@@ -91,18 +93,19 @@ class AdaptiveEngine:
         self, prompts: Sequence[Prompt], choices: Sequence[str], on_step: Watch = None
     ) -> list[Generation]:
         """Return a labelled generation for each prompt; see `Engine.label`."""
-        call = _Call(prompts, on_step)
+        call = _Call(prompts, on_step, 1)
         return self._run(call, Label(tuple(choices)), lambda p: self._label(call, p, choices))
 
     def _run(self, call: _Call, task: Task, run: Callable[[list[int]], None]) -> list[Generation]:
         self.stats = EngineStats()
         self._moves = len(self.controller.moves)
-        while waiting := call.waiting():
-            if self.controller.profile_due:
-                self._profile(call, waiting, task)
-                continue
-            limit = self.facts.batch_limit
-            run(waiting[: max(self._policy.reprofile, _BATCHES * limit)])
+        if self._sole.is_loaded:
+            self._sole.current.stats = EngineStats()  # a call that was broken off left its own
+        try:
+            self._run_all(call, task, run)
+        except ModelError:
+            self._sole.drop()
+            raise
         self._served += len(call.prompts)
         self._outputs += call.outputs
         made = self.controller.moves[self._moves :]
@@ -110,6 +113,23 @@ class AdaptiveEngine:
         self.stats.expected_stall = max([0.0, *(move.seconds for move in made)])
         self._save()
         return [call.results[place] for place in range(len(call.prompts))]
+
+    def _run_all(self, call: _Call, task: Task, run: Callable[[list[int]], None]) -> None:
+        while waiting := call.waiting():
+            if self.controller.profile_due:
+                self._profile(call, waiting, task)
+                continue
+            self._catch_up()
+            limit = self.facts.batch_limit
+            run(waiting[: max(self._policy.reprofile, _BATCHES * limit)])
+
+    def _catch_up(self) -> None:
+        """Go where the controller says, if a call was broken off or rows under way kept it."""
+        place, sole = self.controller.now, self._sole
+        assert place is not None, "rows run after a choice"
+        layers = self._contenders[place.model].depths[place.depth]
+        if not sole.is_loaded or (sole.model, sole.current.depth) != (place.model, layers):
+            self._switch(place)
 
     def _profile(self, call: _Call, waiting: list[int], task: Task) -> None:
         """Run some random rows on all candidates, choose, and keep what the chosen one said."""
@@ -144,10 +164,13 @@ class AdaptiveEngine:
             decided, running = engine.start(prompts, sampling, written)
             for index, generation in decided.items():
                 self._keep(call, places[index], generation)
-            after = self._watch(call, running) if running is not None else None
-            self._took(engine)
             if running is None:
                 return
+            try:
+                after = self._watch(call, running)
+            finally:
+                running.close()
+            self._took(engine)
             for sequence in running.finished:
                 self._keep(call, places[sequence.index], engine.generation(sequence))
             before = {places[s.index]: self._leave(engine, s, after) for s in running.unfinished}
@@ -157,9 +180,10 @@ class AdaptiveEngine:
 
     def _watch(self, call: _Call, running: Running) -> Place | None:
         """Step until all is done, or another model is to go on; then return its place."""
-        engine, controller, told = self._sole.current, self.controller, 0
+        engine, controller, told, is_kept = self._sole.current, self.controller, 0, False
         history = controller.history.models[self._sole.model]
         layers = self._contenders[self._sole.model].depths
+        exits = self._contenders[self._sole.model].exits
 
         def ahead() -> Ahead:
             return self._ahead(call, running.stored)
@@ -176,7 +200,7 @@ class AdaptiveEngine:
             told = len(running.finished)
             call.outputs += len(new)
             call.step(told, len(new), max(len(new), running.batch))
-            if running.is_moving:
+            if running.is_moving or is_kept:
                 continue
             after = controller.saw((token.confidence for token in new), ahead)
             if after is None:
@@ -185,7 +209,10 @@ class AdaptiveEngine:
                 return after
             self._remember()
             depth_after = layers[after.depth]
-            running.move_to(depth_after, self._contenders[self._sole.model].exits.get(depth_after))
+            try:
+                running.move_to(depth_after, exits.get(depth_after))
+            except ResourceError:  # a long row needs the room: the next rows run there
+                is_kept = True
 
     def _label(self, call: _Call, places: list[int], choices: Sequence[str]) -> None:
         """Label rows, a window of them at a time: so often the controller can react."""
@@ -238,7 +265,7 @@ class AdaptiveEngine:
         done = self._served + len(call.results)
         rows = max(len(call.prompts) - len(call.results), self._rows - done)
         outputs = self._outputs + call.outputs
-        return Ahead(int(rows * max(1.0, outputs / max(1, done))), stored)
+        return Ahead(int(rows * min(max(1.0, outputs / max(1, done)), call.most)), stored)
 
     def _switch(self, place: Place) -> None:
         """Go to another place between two runs, on the clock."""

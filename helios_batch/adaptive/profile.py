@@ -59,6 +59,8 @@ class Generate:
                 f.confidences,
                 f.surprise,
             )
+            if f is not None
+            else _nothing(len(a.token_ids))
             for f, a in zip(found, answers, strict=True)
         ]
 
@@ -124,9 +126,7 @@ def profile(
         seen[place] = task.look(engine, known_prompts, known)
     tokens = sum(len(found.agrees) for found in seen[places[-1]])
     history.depths[places[-1]].tried.add(spent, tokens)
-    nothing = [
-        Seen((False,) * len(s.agrees), (0.0,) * len(s.agrees), 0.0) for s in seen[places[-1]]
-    ]
+    nothing = [_nothing(len(found.agrees)) for found in seen[places[-1]]]
     by_depth = [seen.get(place, nothing) for place in range(len(history.depths))]
     rows = [prompt.row for prompt in known_prompts]
     history.observe(
@@ -137,6 +137,11 @@ def profile(
         [_reliability(found) for found in by_depth],
     )
     return answers
+
+
+def _nothing(tokens: int) -> Seen:
+    """Return what a depth says that the memory does not hold."""
+    return Seen((False,) * tokens, (0.0,) * tokens, 0.0)
 
 
 def _request(row: int, by_depth: list[Seen], surprise: float, threshold: float) -> Request:

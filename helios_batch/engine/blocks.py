@@ -65,16 +65,17 @@ class BlockPool:
         return self._chunks[chunk][place]
 
     def shrink(self, count: int) -> dict[Block, Block]:
-        """Give chunks back as long as `count` blocks stay, and all that are in use.
+        """Give chunks back until no more than `count` blocks are left, or the rest is in use.
 
-        Blocks that are in use are copied out of a chunk that goes. Returns where they are now.
+        Blocks that are in use are copied out of a chunk that goes. Returns where they are now. As
+        whole chunks go, fewer may be left: `grow` brings the rest back.
         """
         moved: dict[Block, Block] = {}
         used = self.size - len(self._free)
-        while self._chunks:
+        while self.size > count:
             chunk = max(self._chunks, key=lambda chunk: len(self._free_of(chunk)))
             gone, size = set(self._free_of(chunk)), len(self._chunks[chunk])
-            if self.size - size < max(count, used):
+            if self.size - size < used:
                 break
             self._free = [block for block in self._free if block not in gone]
             for place in range(size):

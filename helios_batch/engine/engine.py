@@ -14,6 +14,7 @@ from helios_batch.engine.running import Running
 from helios_batch.engine.scoring import score_completions
 from helios_batch.engine.sequence import Sequence as RunningSequence
 from helios_batch.engine.sequence import Written
+from helios_batch.engine.slots import capacity_class
 from helios_batch.models.exits.file import ExitFile
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
@@ -160,18 +161,23 @@ class Engine:
 
     def follow(
         self, prompts: Sequence[Prompt], completions: Sequence[Sequence[int]]
-    ) -> list[Followed]:
+    ) -> list[Followed | None]:
         """Return what the model says along completions of prompts that it can run.
+
+        None for one that the KV cache does not hold at this depth.
 
         Args:
             prompts: rows that `generate` gives no error for.
             completions: for each prompt the tokens that are given, one or more.
         """
         encoded = self.tokenizer.encode([prompt.content for prompt in prompts])
-        found = []
+        found: list[Followed | None] = []
         for tokens, completion in zip(encoded, completions, strict=True):
             assert not isinstance(tokens, RowError), "a prompt that was run can be encoded"
-            found.append(follow(self._loaded, tokens, list(completion), self._confidence))
+            if capacity_class(len(tokens) + len(completion) - 1) > self.plan.kv_tokens:
+                found.append(None)
+            else:
+                found.append(follow(self._loaded, tokens, list(completion), self._confidence))
         return found
 
     def label(

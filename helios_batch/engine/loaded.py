@@ -75,10 +75,18 @@ class LoadedModel:
     def holds(self, depth: int, exit_file: ExitFile | None) -> bool:
         """Whether the memory budget holds a depth with the sequences that are planned for."""
         try:
-            self._plan(depth, exit_file, self.plan.sequence_tokens)
+            self.check(depth, exit_file)
         except ResourceError:
             return False
         return True
+
+    def check(self, depth: int, exit_file: ExitFile | None, sequence_tokens: int = 0) -> None:
+        """Check that the budget holds a depth, with sequences of so many tokens too.
+
+        Raises:
+            ResourceError: it does not.
+        """
+        self._plan(depth, exit_file, max(sequence_tokens, self.plan.sequence_tokens))
 
     def move_to(self, depth: int, exit_file: ExitFile | None) -> None:
         """Load the layers of another depth that lack, drop those not needed; the cache is lost.
@@ -98,8 +106,11 @@ class LoadedModel:
     def make_room(self, depth: int, exit_file: ExitFile | None) -> int | None:
         """Shrink the KV cache, so that a depth can be read beside what is in use.
 
-        Returns how many slabs are left; None if the budget does not hold both, with all as before.
+        Returns how many slabs are left; None if the budget does not hold both, or if the exit there
+        changes layers of which keys and values are stored, with all as before.
         """
+        if self._backbone.kept(depth, exit_file) < self.decoder.own:
+            return None
         beside, itemsize = exit_shape(self.exit_file), self.resources.dtype.itemsize
         # layers that either exit changes are read a second time
         again = self.depth - self._backbone.kept(depth, exit_file) + beside.tail_layers
@@ -112,6 +123,11 @@ class LoadedModel:
         if plan.kv_tokens < self.cache.slab_tokens or layers < self.cache.layers:
             return None
         return self.cache.reserve(layers, plan.kv_tokens)
+
+    def forget_room(self) -> None:
+        """Take back what `make_room` did; what the cache held is lost."""
+        del self.cache  # the budget does not hold two
+        self.cache = self._new_cache()
 
     def read(self, depth: int, exit_file: ExitFile | None) -> Reading:
         """Read what lacks for a depth, from any thread; see `make_room` and `deepen`.

@@ -13,6 +13,9 @@ from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import ErrorCode, ExitRecord, Generation, Prompt, RowError
 from helios_batch.spec import SamplingSpec
 
+_BROKEN_TOKENS = 3
+"""Tokens that a character may have before its last one: it has four bytes at most."""
+
 
 class Admitted(NamedTuple):
     """The prompts that can run, and the failed generations of those that can't, by index."""
@@ -60,7 +63,7 @@ class Admission(NamedTuple):
                 sampling=sampling,
                 max_new=min(left, room),
                 eos=eos,
-                new_text=self.tokenizer.stream() if sampling.stop else None,
+                new_text=self.tokenizer.stream(carried) if sampling.stop else None,
                 before=written,
                 carried=len(carried),
             )
@@ -70,7 +73,7 @@ class Admission(NamedTuple):
     def _carried(self, written: Written) -> list[int]:
         """Return this model's tokens of what another one has written."""
         if written.tokenizer == self.tokenizer.digest:
-            return list(written.tokens)
+            return list(written.carried)
         return self.tokenizer.encode_plain([written.text])[0] if written.text else []
 
     def _check(self, tokens: list[int], new_tokens: int) -> list[int] | RowError:
@@ -102,7 +105,7 @@ def completed(sequence: Sequence, model: ModelFolder, tokenizer: Tokenizer) -> G
     """Return what came of a finished sequence."""
     assert sequence.finish is not None, "only a finished sequence becomes a generation"
     before = sequence.before
-    text = before.text + tokenizer.decode(sequence.tokens)
+    text = _text(sequence, sequence.tokens, tokenizer)
     tokens = (*before.tokens, *sequence.tokens)
     return Generation(
         row=sequence.row,
@@ -123,16 +126,36 @@ def completed(sequence: Sequence, model: ModelFolder, tokenizer: Tokenizer) -> G
 
 def left_off(sequence: Sequence, tokenizer: Tokenizer) -> Written:
     """Return what an unfinished sequence has come to, for another model to go on with."""
-    before, tokens = sequence.before, list(sequence.tokens)
-    text = tokenizer.decode(tokens)
-    while tokens and text.endswith("\ufffd"):  # a character of which tokens are still to come
-        tokens.pop()
-        text = tokenizer.decode(tokens)
+    before, tokens = sequence.before, sequence.tokens
+    for count in range(min(_BROKEN_TOKENS, len(tokens)) + 1):
+        some = tokens[: len(tokens) - count]
+        text = _text(sequence, some, tokenizer)
+        if not text.endswith("\ufffd"):
+            tokens = some
+            break
+    else:  # no more tokens make it a character
+        text = _text(sequence, tokens, tokenizer)
     return Written(
-        text=before.text + text,
+        text=text,
         tokens=(*before.tokens, *tokens),
         tokenizer=tokenizer.digest,
         layers=(*before.layers, *sequence.layers[: len(tokens)]),
         confidences=(*before.confidences, *sequence.confidences[: len(tokens)]),
         reactions=(*before.reactions, *sequence.reactions),
+        carried=(*_carried(sequence), *tokens),
     )
+
+
+def _carried(sequence: Sequence) -> list[int]:
+    return sequence.prompt[len(sequence.prompt) - sequence.carried :]
+
+
+def _text(sequence: Sequence, tokens: list[int], tokenizer: Tokenizer) -> str:
+    """Return what was written before and the text of `tokens` after it.
+
+    Some tokenizers drop a space at the beginning of what they decode, so they get both.
+    """
+    carried = _carried(sequence)
+    known, whole = tokenizer.decode(carried), tokenizer.decode([*carried, *tokens])
+    text = whole.removeprefix(known) if whole.startswith(known) else tokenizer.decode(tokens)
+    return sequence.before.text + text

@@ -84,7 +84,7 @@ class Running:
         """Make a step; return the tokens that came out of it, or None when all is done.
 
         Raises:
-            ModelError: the layers to deepen by can't be read.
+            ModelError: the layers to deepen by can't be read; the model is as before, this over.
         """
         if self._loading is not None and self._loading.reading.done():
             self._deepen(self._loading)
@@ -99,10 +99,12 @@ class Running:
 
         Raises:
             ModelError: the weights can't be read.
-            ResourceError: the budget does not hold the depth; all is as before.
+            ResourceError: the budget does not hold the depth with these sequences; all is as
+                before.
         """
         self.settle()
         loaded = self._loaded
+        loaded.check(depth, exit_file, self._longest)
         if loaded.cache.keeps_states and depth > loaded.depth and loaded.decoder.own > 0:
             slabs = loaded.make_room(depth, exit_file)
             if slabs is not None:
@@ -114,7 +116,7 @@ class Running:
                 self._loading = _Loading(depth, exit_file, reading)
                 return
         started = time.perf_counter()
-        self._note(depth)
+        self._note(loaded.depth, depth)
         for sequence in reversed(self._scheduler.in_flight):
             self._scheduler.requeue(sequence.index)
         loaded.move_to(depth, exit_file)
@@ -129,11 +131,29 @@ class Running:
         if self._loading is not None:
             self._deepen(self._loading)
 
-    def _deepen(self, loading: _Loading) -> None:
-        started = time.perf_counter()
-        self._note(loading.depth)
+    def close(self) -> None:
+        """End, finished or not: the model comes to the depth that is being read for it.
+
+        Raises:
+            ModelError: the layers can't be read; the model is as before.
+        """
+        if self._loading is not None:
+            self._install(self._loading)
+
+    def _install(self, loading: _Loading) -> int:
+        """Wait for what is being read and use it; return how many slabs there are now."""
         loaded, self._loading = self._loaded, None
-        slabs = loaded.deepen(loading.reading.result(), loading.depth, loading.exit_file)
+        try:
+            reading = loading.reading.result()
+        except BaseException:
+            loaded.forget_room()
+            raise
+        return loaded.deepen(reading, loading.depth, loading.exit_file)
+
+    def _deepen(self, loading: _Loading) -> None:
+        started, before = time.perf_counter(), self._loaded.depth
+        loaded, slabs = self._loaded, self._install(loading)
+        self._note(before, loading.depth)
         self._slots.resize(slabs)
         shape = loaded.shape
         self._runner.deepen(
@@ -141,9 +161,9 @@ class Running:
         )
         self._stalled(time.perf_counter() - started)
 
-    def _note(self, depth: int) -> None:
+    def _note(self, before: int, depth: int) -> None:
         for sequence in self._scheduler.in_flight:
-            moved = f"{self._loaded.depth} to {depth} layers after {sequence.written} tokens"
+            moved = f"{before} to {depth} layers after {sequence.written} tokens"
             sequence.reactions.append(moved)
 
     def _stalled(self, seconds: float) -> None:

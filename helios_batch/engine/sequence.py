@@ -16,8 +16,9 @@ from helios_batch.spec import SamplingSpec
 class Written:
     """What another model has written of a row, before this one went on with it.
 
-    `text` is part of the context that this one was given; its `tokens` are of the tokenizer that
-    has the digest `tokenizer`.
+    `text` is part of the context that this one was given. `tokens` are as they were written, by one
+    model or more; `carried` are those of the whole text by the tokenizer that has the digest
+    `tokenizer`.
     """
 
     text: str = ""
@@ -26,6 +27,7 @@ class Written:
     layers: tuple[int, ...] = ()
     confidences: tuple[float, ...] = ()
     reactions: tuple[str, ...] = ()
+    carried: tuple[int, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from helios_batch.engine.contender import Contender
 from helios_batch.engine.device import Resources
 from helios_batch.engine.engine import Engine
+from helios_batch.errors import ModelError
 
 
 class SoleEngine:
@@ -46,17 +47,25 @@ class SoleEngine:
         """Return the engine at a depth of a model; what it was before is gone.
 
         Raises:
-            ModelError: the weights can't be read.
+            ModelError: the weights can't be read; no engine is loaded then.
             ResourceError: the budget does not hold it.
         """
         contender = self.contenders[model]
         if self._engine is not None and self.model == model:
-            self._engine.move_to(layers, contender.exits.get(layers))
+            try:
+                self._engine.move_to(layers, contender.exits.get(layers))
+            except ModelError:
+                self.drop()
+                raise
             return self._engine
         self._engine = None  # the old weights go before the new ones come
         states = self._states and len(contender.depths) > 1
         self._engine, self.model = contender.engine(layers, self.resources, states), model
         return self._engine
+
+    def drop(self) -> None:
+        """Let the engine go, as it is not what it should be."""
+        self._engine = None
 
     def holds(self, model: str, layers: int) -> bool:
         """Whether the memory budget holds a depth of a model."""

@@ -98,11 +98,16 @@ class Tokenizer:
         """Return the text of `tokens`, without special tokens."""
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True))
 
-    def stream(self) -> Callable[[int], str]:
-        """Return a function that takes one token after another and returns each one's new text."""
+    def stream(self, before: Sequence[int] = ()) -> Callable[[int], str]:
+        """Return a function that takes one token after another and returns each one's new text.
+
+        `before` are the tokens that they follow.
+        """
         from tokenizers.decoders import DecodeStream
 
         stream, backend = DecodeStream(skip_special_tokens=True), self._tokenizer.backend_tokenizer
+        for token in before:
+            stream.step(backend, token)
         return lambda token: stream.step(backend, token) or ""
 
     def _render(

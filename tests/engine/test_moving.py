@@ -59,7 +59,8 @@ def replay(engines: dict[int, Engine], found: Generation, prompt: Prompt) -> tup
     said = []
     for place, depth in enumerate(found.exit.token_layers):
         engine, tokens = engines[depth], found.token_ids[:place]
-        before = Written(engine.tokenizer.decode(tokens), tokens, engine.tokenizer.digest)
+        text, digest = engine.tokenizer.decode(tokens), engine.tokenizer.digest
+        before = Written(text, tokens, digest, carried=tokens)
         next_one = SamplingSpec(max_tokens=place + 1, ignore_eos=True)
         _, running = engine.start([prompt], next_one, {0: before})
         assert running is not None
