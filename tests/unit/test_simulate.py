@@ -215,5 +215,5 @@ def test_the_command(tmp_path: Path) -> None:
     assert written == {"ablations.json", *(f"{name}.png" for name in names)}
     assert "no switch" in (tmp_path / "plots" / "ablations.json").read_text()
     assert "published" in CliRunner().invoke(app, arguments).stdout
-    with pytest.raises(SpecError, match="nothing to compare"):
+    with pytest.raises(SpecError, match="say what to compare"):
         CliRunner().invoke(app, ["bench", "policy"], catch_exceptions=False)

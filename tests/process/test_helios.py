@@ -1,0 +1,154 @@
+"""HELIOS's loop from the spec to the parts, on the models that come with the package."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from tests.process.conftest import Run
+from tests.support.parquet import write_rows
+from tests.support.tiny import edit_config, make_model
+
+NANO = ("helios-nano-docs", "helios-nano-code")
+ROWS = 40
+POLICY = {"type": "helios", "threshold": 0.05, "requests": 3, "reprofile": 1000}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(cache: Path) -> None:
+    """Tables of other tests are not known here."""
+
+
+def spec(folder: Path, out: str = "out", **changes: Any) -> Path:
+    """Write a job over both models, in shards of 16 rows."""
+    write_rows(folder / "in.parquet", ROWS)
+    data = {
+        "name": "loop",
+        "input": {"path": str(folder / "in.parquet")},
+        "prompt": {"template": "The function {{ text }}"},
+        "sampling": {"max_tokens": 8},
+        "models": list(NANO),
+        "depth": "auto",
+        "policy": POLICY,
+        "output": {"path": str(folder / out), "rows_per_shard": 16},
+        "resources": {"memory": "96MiB", "dtype": "float32", "max_batch": 8},
+    } | changes
+    path = folder / f"{out}.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+def rows(folder: Path, out: str = "out") -> list[dict[str, Any]]:
+    parts = sorted((folder / out).glob("part-*.parquet"))
+    return [row for part in parts for row in pq.read_table(part).to_pylist()]
+
+
+def record(folder: Path, out: str = "out") -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / out / "_job.json").read_text())
+    return found
+
+
+def test_a_job_over_two_models(cli: Run, tmp_path: Path) -> None:
+    """Planned, run and told: every row once, where it left, and what was chosen from what."""
+    path = spec(tmp_path)
+    planned = cli("plan", path)
+    assert planned.status == 0, planned.err
+    said = " ".join(planned.out.replace("│", " ").split())
+    assert "policy helios chooses by throughput" in said
+    assert "helios-nano-code at 3 or 6 or 9 or 12 layers" in said
+    ended = cli("run", path)
+    assert ended.status == 0, ended.err
+    found = rows(tmp_path)
+    assert [row["row_id"]["row"] for row in found] == list(range(ROWS))
+    assert all(row["exit"]["breaches"] is not None for row in found if row["exit"])
+    assert {row["exit"]["model"] for row in found if row["exit"]} <= set(NANO)
+    job = record(tmp_path)
+    assert (job["policy"]["decided_by"], job["policy"]["models"]) == ("helios", list(NANO))
+    assert job["totals"]["moves"]["choose"] == 1
+    assert job["totals"]["seconds"]["profile"] > 0
+    assert "moves" in ended.out
+    table = json.loads((tmp_path / "out" / "_pht.json").read_text())
+    assert {len(model["requests"]) for model in table["models"].values()} == {3}
+
+
+def test_the_table_serves_the_next_job(cli: Run, tmp_path: Path) -> None:
+    """Another job of the same kind does not profile again; one with another threshold does."""
+    assert cli("run", spec(tmp_path, "first")).status == 0
+    assert cli("run", spec(tmp_path, "second")).status == 0
+    assert "profile" not in record(tmp_path, "second")["totals"]["seconds"]
+    other = spec(tmp_path, "third", policy=POLICY | {"threshold": 0.06})
+    assert cli("run", other).status == 0
+    assert record(tmp_path, "third")["totals"]["seconds"]["profile"] > 0
+
+
+def test_one_model_and_another_objective(cli: Run, tmp_path: Path) -> None:
+    """Where all depths are sure enough, memory is spared at the shallowest one."""
+    path = spec(tmp_path, models=[NANO[0]], policy=None, objective="memory")
+    data = yaml.safe_load(path.read_text())
+    data["policy"] = POLICY | {"type": "helios-single", "threshold": 0.0}
+    path.write_text(yaml.safe_dump(data))
+    ended = cli("run", path)
+    assert ended.status == 0, ended.err
+    profiled = [row for row in rows(tmp_path) if row["exit"]["layers_loaded"] == 12]
+    others = [row for row in rows(tmp_path) if row["exit"]["layers_loaded"] == 3]
+    assert (len(profiled), len(others)) == (3, ROWS - 3)
+
+
+def test_a_run_goes_on_after_its_finished_shards(cli: Run, tmp_path: Path) -> None:
+    """A shard that is there is not run again, and the table is that of the folder."""
+    assert cli("run", spec(tmp_path)).status == 0
+    whole = rows(tmp_path)
+    (tmp_path / "out" / "part-00001.parquet").unlink()
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    assert cli("run", spec(tmp_path)).status == 0
+    again = rows(tmp_path)
+    assert [row["row_id"] for row in again] == [row["row_id"] for row in whole]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"resources": {"memory": "1MiB"}}, "hold no depth of helios-nano-docs and"),
+        ({"policy": POLICY | {"threshold": 1.5}}, "policy.threshold"),
+        ({"policy": POLICY | {"limit": 100}}, "write a limit under the window"),
+        ({"models": ["helios-nano-docs", "helios-nano-docs"]}, "name each model once"),
+        ({"quality": {"min_agreement": 0.9}, "policy": None}, "metric exact or rouge_l"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_can_not_be_chosen_from_is_refused(
+    cli: Run, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    """Before the first row, with what is wrong."""
+    ended = cli("run", spec(tmp_path, **changes))
+    assert ended.status == 2
+    assert message in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_without_exits_are_refused(cli: Run, tmp_path: Path) -> None:
+    """One of several may lack them: it runs at full depth; all of them may not."""
+    make_model(tmp_path / "plain", "llama3")
+    make_model(tmp_path / "other", "llama3", seed=1)
+    both = [str(tmp_path / "plain"), str(tmp_path / "other")]
+    ended = cli("run", spec(tmp_path, models=both))
+    assert (ended.status, "have no exits to choose from" in ended.err) == (2, True)
+    edit_config(tmp_path / "other", helios_exits="every_layer")
+    assert cli("run", spec(tmp_path, models=both)).status == 0
+
+
+def test_a_promise_over_two_models(cli: Run, tmp_path: Path) -> None:
+    """Stages of both models are looked at; full depth of the first is what rows fall back to."""
+    task = {"type": "label", "choices": [" yes", " no"]}
+    quality = {"min_agreement": 0.6, "confidence": 0.7, "calibration_rows": 20}
+    write = {"policy": None, "quality": quality, "task": task, "sampling": {}}
+    ended = cli("run", spec(tmp_path, **write))
+    assert ended.status == 0, ended.err
+    policy = record(tmp_path)["policy"]
+    assert (policy["models"][-1], policy["depths"][-1]) == (NANO[0], 12)
+    assert len(rows(tmp_path)) == ROWS
