@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from helios_batch.adaptive.engine import AdaptiveEngine
+from helios_batch.adaptive.remember import remember
 from helios_batch.adaptive.sizes import sizes
 from helios_batch.adaptive.table_file import TableFile
 from helios_batch.candidates import candidates
@@ -39,6 +40,7 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
         )
     chosen = _shortlisted(job, policy, resources, fitting)
     history.models = {name: history.models[name] for name in chosen}
+    dtype = str(resources.dtype).removeprefix("torch.")
     table = _table(job, resources)
     controller = Controller(policy, job.spec.objective, history)
     if table.recall(history):
@@ -47,6 +49,9 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
 
     def save() -> None:
         table.save(history)
+        for name, contender in sole.contenders.items():
+            found = history.models[name]
+            remember(contender, found, job.spec.name, hardware_of(resources), dtype)
 
     return AdaptiveEngine(sole, controller, policy, job.table.rows, save)
 

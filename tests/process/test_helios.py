@@ -72,6 +72,8 @@ def test_a_job_over_two_models(cli: Run, tmp_path: Path) -> None:
     assert job["totals"]["moves"]["choose"] == 1
     assert job["totals"]["seconds"]["profile"] > 0
     assert "moves" in ended.out
+    shown = cli("models", "show", found[-1]["exit"]["model"], "--json")
+    assert '"task": "loop"' in shown.out, "what was measured is in the model repository"
     table = json.loads((tmp_path / "out" / "_pht.json").read_text())
     assert {len(model["requests"]) for model in table["models"].values()} == {3}
 
