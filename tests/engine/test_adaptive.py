@@ -14,13 +14,14 @@ from helios_batch.adaptive.sizes import sizes
 from helios_batch.engine.contender import Contender
 from helios_batch.engine.device import resolve
 from helios_batch.engine.sole import SoleEngine
+from helios_batch.errors import ModelError
 from helios_batch.helios.controller import Controller
 from helios_batch.helios.history import History
 from helios_batch.helios.select import Ahead, Place
 from helios_batch.job import Candidate
 from helios_batch.models.folder import open_model
 from helios_batch.models.tokenizer import Tokenizer
-from helios_batch.records import FinishReason, Prompt
+from helios_batch.records import FinishReason, Progress, Prompt
 from helios_batch.spec import ResourceSpec, SamplingSpec
 from helios_batch.spec_policy import PolicySpec
 from tests.support.tiny import edit_config, make_model
@@ -69,8 +70,14 @@ def contenders(*names: str) -> dict[str, Contender]:
     return found
 
 
-def adaptive(names: tuple[str, ...], places: list[Place], every: int = 30) -> AdaptiveEngine:
-    resources = resolve(ResourceSpec(dtype="float32", memory="96MiB", max_batch=6))
+def adaptive(
+    names: tuple[str, ...],
+    places: list[Place],
+    every: int = 30,
+    memory: int = 96 << 20,
+    max_batch: int = 6,
+) -> AdaptiveEngine:
+    resources = resolve(ResourceSpec(dtype="float32", memory=memory, max_batch=max_batch))
     by_name = contenders(*names)
     history = History({name: sizes(c, resources) for name, c in by_name.items()})
     script = Script(history, places, every)
@@ -161,3 +168,90 @@ def test_exits_folder_is_left_alone(tiny: Path, tmp_path: Path) -> None:
     engine = adaptive((str(folder),), [])
     found = engine.generate(ROWS[:8], SAMPLING)
     assert {layer for row in found if row.exit for layer in row.exit.token_layers} == {4}
+
+
+def weights_of(name: str) -> Path:
+    return open_model(name).path / "model.safetensors"
+
+
+@pytest.mark.parametrize("after", [1, 3])
+def test_weights_that_are_gone_end_the_call_and_not_the_engine(other: str, after: int) -> None:
+    """What can't be read is said; once it is back, the rows run where they were to run."""
+    engine = adaptive((other,), [Place(other, after), Place(other, 0)], every=20)
+    engine.generate(ROWS[:4], SAMPLING)
+    weights = weights_of(other)
+    moved = weights.rename(weights.with_name("gone"))
+    with pytest.raises(ModelError, match="safetensors"):
+        for _ in range(3):
+            engine.generate(ROWS, SAMPLING)
+    moved.rename(weights)
+    found = engine.generate(ROWS, SAMPLING)
+    assert [row.row for row in found] == [prompt.row for prompt in ROWS]
+    place = engine.controller.now
+    assert place is not None
+    assert engine.facts.layers_loaded == 1 + place.depth
+
+
+def test_a_call_that_is_broken_off_leaves_nothing_behind(other: str) -> None:
+    """Whoever watches may end a call while layers are being read: the next one is whole."""
+    engine = adaptive((other,), [Place(other, 3)], every=8)
+    engine.controller.skip_profile()
+    engine.controller.now = Place(other, 0)
+
+    def end(progress: Progress) -> None:
+        if engine.controller.moves:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        engine.generate(ROWS, SAMPLING, end)
+    found = engine.generate(ROWS, SAMPLING)
+    assert {layer for row in found if row.exit for layer in row.exit.token_layers} == {4}
+    assert engine.stats.decode_tokens == len(ROWS) * 9
+    loaded = engine._sole.current._loaded
+    assert loaded.cache.tokens == loaded.plan.kv_tokens
+
+
+def test_a_row_without_room_elsewhere_keeps_the_others(other: str) -> None:
+    """A depth for which a row under way has no room is gone to after it."""
+    resources = resolve(ResourceSpec(dtype="float32", memory="1GiB"))
+    contender = contenders(other)[other]
+    plan = contender.plan(4, resources, 1 << 30, True)
+    memory = plan.weights + plan.activations + 64 * plan.kv_per_token
+    engine = adaptive((other,), [Place(other, 3)], every=4, memory=memory, max_batch=256)
+    engine.controller.skip_profile()
+    engine.controller.now = Place(other, 0)
+    long = Prompt(0, "a b c d " * 25)
+    [found] = engine.generate([long], SAMPLING)
+    assert found.exit is not None
+    assert found.exit.token_layers == (1,) * 10
+    [after] = engine.generate(ROWS[:1], SAMPLING)
+    assert after.exit is not None
+    assert after.exit.token_layers == (4,) * 10
+
+
+def test_what_is_ahead_is_no_more_than_rows_may_come_to(other: str) -> None:
+    """Rows under way are no reason to expect more tokens than a row may have."""
+    engine = adaptive((other,), [])
+    said: list[int] = []
+
+    def saw(confidences: Iterable[float], ahead: Callable[[], Ahead]) -> None:
+        said.append(ahead().tokens)
+
+    engine.controller.saw = saw  # type: ignore[method-assign]
+    engine.generate(ROWS, SAMPLING)
+    assert max(said) <= len(ROWS) * 10
+
+
+def test_sampled_rows_draw_on_where_another_goes_on(other: str, tmp_path: Path) -> None:
+    """Switched between two copies of a model, a sampled row is what it is without a switch."""
+    copy = str(shutil.copytree(other, tmp_path / "copy"))
+    sampling = SamplingSpec(max_tokens=10, ignore_eos=True, temperature=0.8, seed=3)
+    texts = []
+    for moves in ((), (Place(copy, 3), Place(other, 3), Place(copy, 3))):
+        engine = adaptive((other, copy), list(moves))
+        engine.controller.skip_profile()
+        engine.controller.now = Place(other, 3)
+        found = engine.generate(ROWS, sampling)
+        assert engine.stats.moves.total() == len(moves)
+        texts.append([row.token_ids for row in found])
+    assert texts[0] == texts[1]

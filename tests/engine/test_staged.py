@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 from helios_batch.helios.policy import Policy
 from helios_batch.job import prepare
 from helios_batch.promise import FolderPromise
+from helios_batch.records import Prompt
 from helios_batch.shard import probe_rows, run_shard
+from helios_batch.spec import SamplingSpec
 from helios_batch.spec_file import load_spec
 from helios_batch.staged import StagedEngine
 from tests.support.fleet import no_model
@@ -59,3 +62,28 @@ def test_losses_are_those_of_the_rows_drawn(job: Any) -> None:
     assert losses == [Counter({1000: 8}), Counter(), Counter(), Counter(), Counter()]
     assert stages == [{0: 8}, {1: 8}, {1: 8}, {1: 8}, {1: 8}]
     assert job.broken == {"audited": 8, "mean_loss": 1.0}
+
+
+def test_progress_never_goes_back(job: Any) -> None:
+    """Rows that are to be audited are done when they are, whatever stage they left at."""
+    policy = Policy(("stub",) * 3, (1, 1, 2), 0.9, 0.9, 0.95, "token", 0, "for the test")
+    inner: Any = Hesitant()
+    engine = StagedEngine(inner, policy, 0.5, {}, FolderPromise(job, 0.1))
+    steps: list[int] = []
+    rows = [Prompt(row, "a") for row in range(40)]
+    engine.generate(rows, SamplingSpec(), lambda progress: steps.append(progress.rows_done))
+    assert steps == sorted(steps)
+    assert steps[-1] == len(rows)
+
+
+class Hesitant(LayeredStub):
+    """Is unsure of every third row, below its second layer."""
+
+    def generate(self, prompts: Any, sampling: Any, on_step: Any = None) -> Any:
+        """Return one token per prompt."""
+        return [
+            replace(row, exit=replace(row.exit, token_confidences=(0.1,)))
+            if row.row % 3 == 0 and row.exit and self._depth == 1
+            else row
+            for row in super().generate(prompts, sampling, on_step)
+        ]

@@ -134,6 +134,22 @@ def tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
+@cache
+def spaced_tokenizer() -> PreTrainedTokenizerFast:
+    """Return another one of `VOCABULARY` tokens, which marks spaces as Llama 2's does."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Metaspace()
+    bpe.decoder = decoders.Metaspace()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY,
+        special_tokens=["<|end|>"],
+        initial_alphabet=[chr(code) for code in range(32, 127)],
+        show_progress=False,
+    )
+    bpe.train_from_iterator(["a lazy dog, the quick brown fox " * 20], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<|end|>")
+
+
 def edit_config(folder: Path, **changes: Any) -> None:
     """Change keys of a model folder's config.json."""
     file = folder / "config.json"
