@@ -155,6 +155,7 @@ def preflight(job: Job) -> Preflight:
     Raises:
         UsageError: as running the job would before its first row.
     """
+    from helios_batch.contenders import contenders_of, fitting
     from helios_batch.engine.device import resolve
     from helios_batch.models.checkpoint import Checkpoint
     from helios_batch.models.exits.file import exit_kind, exit_shape, exits_shape
@@ -169,14 +170,13 @@ def preflight(job: Job) -> Preflight:
     # the same check, with the same message, as before the first row of a run
     early = [found for found in (job.early_exits or {}).values() if found is not None]
     extra = exits_shape(early) if early else exit_shape(job.exit_file)
-    policy = job.spec.policy
-    if policy is None or not policy.chooses:
+    contract, policy = _contract(job), job.spec.policy
+    chooses = policy is not None and policy.chooses
+    contenders = contenders_of(job) if chooses or len(job.candidates) > 1 else {}
+    if not chooses:
         plan_memory(config, job.depth, itemsize, resources.memory, shape, sequence, extra)
-    elif len(job.candidates) == 1:
-        # one that holds no depth is refused; of several, others may be held
-        first = job.stage_depths[0]
-        beside = exit_shape(job.exits.get(first))
-        plan_memory(config, first, itemsize, resources.memory, shape, sequence, beside, True)
+    elif left_out := contenders.keys() - fitting(contenders, resources):
+        contract = f"{contract}; resources.memory does not hold {' and '.join(sorted(left_out))}"
 
     def at_depth(depth: int) -> MemoryAtDepth:
         beside = extra if depth == job.depth else exit_shape(job.exits.get(depth))
@@ -201,7 +201,7 @@ def preflight(job: Job) -> Preflight:
         model=job.model.name,
         depth=job.depth,
         exit="ee" if job.early_exits else exit_kind(job.model, job.depth, job.exit_file),
-        contract=_contract(job),
+        contract=contract,
         device=str(resources.device),
         dtype=str(resources.dtype).removeprefix("torch."),
         memory_budget=resources.memory,

@@ -7,10 +7,9 @@ from helios_batch.adaptive.remember import remember
 from helios_batch.adaptive.sizes import sizes
 from helios_batch.adaptive.table_file import TableFile
 from helios_batch.candidates import candidates
-from helios_batch.contenders import contenders_of
+from helios_batch.contenders import contenders_of, fitting
 from helios_batch.engine.device import Resources, hardware_of, resolve
 from helios_batch.engine.sole import SoleEngine
-from helios_batch.errors import ResourceError
 from helios_batch.helios.controller import Controller
 from helios_batch.helios.history import History
 from helios_batch.helios.shortlist import shortlist
@@ -30,15 +29,7 @@ def load_adaptive(job: Job, policy: PolicySpec) -> AdaptiveEngine:
     resources = resolve(job.spec.resources)
     contenders = contenders_of(job)
     history = History({name: sizes(found, resources) for name, found in contenders.items()})
-    fitting = {name for name, model in history.models.items() if any(d.batch for d in model.depths)}
-    if not fitting:
-        names = " and ".join(history.models)
-        raise ResourceError(
-            f"{resources.memory:,} bytes of memory hold no depth of {names}",
-            where="resources.memory",
-            fix="give more; plan shows how much each depth of the first takes",
-        )
-    chosen = _shortlisted(job, policy, resources, fitting)
+    chosen = _shortlisted(job, policy, resources, fitting(contenders, resources))
     history.models = {name: history.models[name] for name in chosen}
     dtype = str(resources.dtype).removeprefix("torch.")
     table = _table(job, resources)
@@ -67,13 +58,13 @@ def _table(job: Job, resources: Resources) -> TableFile:
 
 
 def _shortlisted(
-    job: Job, policy: PolicySpec, resources: Resources, fitting: set[str]
+    job: Job, policy: PolicySpec, resources: Resources, held: tuple[str, ...]
 ) -> tuple[str, ...]:
     """Return the best candidates by what the model repository knows of them."""
     names = [candidate.model.name for candidate in job.candidates]
     dtype = str(resources.dtype).removeprefix("torch.")
     known = candidates(
-        *(load_repository(), names, fitting.__contains__),
+        *(load_repository(), names, held.__contains__),
         tasks=(job.spec.name, job.spec.task.type),
         hardware=hardware_of(resources),
         dtype=dtype,

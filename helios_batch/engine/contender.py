@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from helios_batch.engine.device import Resources
 from helios_batch.engine.engine import Engine
 from helios_batch.engine.memory import MemoryPlan, StepShape, plan_memory
-from helios_batch.errors import ResourceError
+from helios_batch.engine.slots import capacity_class
 from helios_batch.models.exits.file import ExitFile, exit_shape
 from helios_batch.models.folder import ModelFolder
 from helios_batch.models.tokenizer import Tokenizer
@@ -65,10 +65,12 @@ class Contender:
             *(config, layers, itemsize, budget, shape, self.sequence_tokens, extra, states)
         )
 
-    def holds(self, layers: int, resources: Resources) -> bool:
+    def holds(self, layers: int, resources: Resources, states: bool = False) -> bool:
         """Whether the memory budget holds a depth."""
-        try:
-            self.plan(layers, resources, resources.memory, states=False)
-        except ResourceError:
-            return False
-        return True
+        return self.needs(layers, resources, states) <= resources.memory
+
+    def needs(self, layers: int, resources: Resources, states: bool) -> int:
+        """Return the least budget in bytes that holds a depth."""
+        roomy = self.plan(layers, resources, 1 << 62, states)
+        one = capacity_class(self.sequence_tokens) * roomy.kv_per_token
+        return roomy.weights + roomy.activations + one

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from tests.process.conftest import Run
+from tests.process.test_faults import wait_for_parts
+from tests.support.jobs import parts, started
 from tests.support.parquet import write_rows
 from tests.support.tiny import edit_config, make_model
 
@@ -153,4 +158,100 @@ def test_a_promise_over_two_models(cli: Run, tmp_path: Path) -> None:
     assert ended.status == 0, ended.err
     policy = record(tmp_path)["policy"]
     assert (policy["models"][-1], policy["depths"][-1]) == (NANO[0], 12)
-    assert len(rows(tmp_path)) == ROWS
+    assert {stage["model"] for stage in policy["by_stage"]} == set(NANO)
+    assert NANO[1] in (tmp_path / "out" / "_policy.json").read_text()
+    assert [row["row_id"]["row"] for row in rows(tmp_path)] == list(range(ROWS))
+
+
+def test_a_promise_needs_more_than_a_row(cli: Run, tmp_path: Path) -> None:
+    """On a single row nothing can be shown: it runs at full depth of the first, and says why."""
+    quality = {"min_agreement": 0.6, "metric": "exact"}
+    path = spec(tmp_path, policy=None, quality=quality)
+    write_rows(tmp_path / "in.parquet", 1)
+    ended = cli("run", path)
+    assert ended.status == 0, ended.err
+    [row] = rows(tmp_path)
+    assert (row["exit"]["model"], row["exit"]["layers_loaded"]) == (NANO[0], 12)
+    policy = record(tmp_path)["policy"]
+    assert policy["depths"] == [12]
+    assert "row" in policy["reason"]
+
+
+def small_and_large(folder: Path) -> list[str]:
+    """Return two models that can be left at any layer, one of them with a larger context."""
+    names = []
+    for name, context in (("small", 64), ("large", 2048)):
+        make_model(folder / name, "llama3")
+        edit_config(folder / name, helios_exits="every_layer", max_position_embeddings=context)
+        names.append(str(folder / name))
+    return names
+
+
+@pytest.mark.parametrize(("memory", "left_out"), [("40MiB", True), ("64MiB", False)])
+def test_what_memory_does_not_hold_is_left_out(
+    cli: Run, tmp_path: Path, memory: str, left_out: bool
+) -> None:
+    """`plan` says which candidates that are, and the others run."""
+    small, large = small_and_large(tmp_path)
+    resources = {"memory": memory, "dtype": "float32", "max_batch": 8}
+    path = spec(tmp_path, models=[large, small], resources=resources)
+    plan = json.loads(cli("plan", path, "--json").out)
+    assert (f"resources.memory does not hold {large}" in plan["contract"]) == left_out
+    ended = cli("run", path)
+    assert ended.status == 0, ended.err
+    assert [row["row_id"]["row"] for row in rows(tmp_path)] == list(range(ROWS))
+    table = json.loads((tmp_path / "out" / "_pht.json").read_text())
+    assert set(table["models"]) == ({small} if left_out else {small, large})
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+@pytest.mark.parametrize("promised", [False, True])
+def test_chats_need_templates_of_all(
+    cli: Run, tmp_path: Path, command: str, promised: bool
+) -> None:
+    """A second candidate without a chat template is an error before the first row."""
+    names = small_and_large(tmp_path)
+    (tmp_path / "large" / "chat_template.jinja").unlink()
+    prompt = {"template": "{{ text }}", "system": "You are a fox."}
+    changes: dict[str, Any] = {"models": names, "prompt": prompt}
+    if promised:
+        changes |= {"policy": None, "quality": {"min_agreement": 0.6, "metric": "exact"}}
+    ended = cli(command, spec(tmp_path, **changes))
+    assert ended.status == 2
+    assert f"model '{names[1]}' has no chat template" in ended.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_killed_run_goes_on(cli: Run, tmp_path: Path) -> None:
+    """Killed after a part and run again, each row is there once, by the table of the folder."""
+    path = spec(tmp_path, output={"path": str(tmp_path / "out"), "rows_per_shard": 2})
+    with started("run", path) as process:
+        wait_for_parts(process, tmp_path, 1)
+        process.kill()
+    assert not (tmp_path / "out" / "_SUCCESS").exists()
+    done = {part: part.stat().st_mtime_ns for part in parts(tmp_path)}
+    table = json.loads((tmp_path / "out" / "_pht.json").read_text())
+    shutil.rmtree(os.environ["HELIOS_CACHE"])
+    ended = cli("run", path)
+    assert ended.status == 0, ended.err
+    assert [row["row_id"]["row"] for row in rows(tmp_path)] == list(range(ROWS))
+    assert {part: part.stat().st_mtime_ns for part in done} == done
+    again = json.loads((tmp_path / "out" / "_pht.json").read_text())
+    for name in NANO:
+        assert again["models"][name]["requests"] == table["models"][name]["requests"]
+
+
+def test_a_row_too_long_for_one_candidate_has_a_result(cli: Run, tmp_path: Path) -> None:
+    """It runs, or has an error, by the candidate that it ran on; the others are not touched."""
+    names = small_and_large(tmp_path)
+    path = spec(tmp_path, models=names, prompt={"column": "text"})
+    texts = ["the quick brown fox"] * 20
+    texts[::5] = ["abcdefgh " * 20] * 4
+    pq.write_table(pa.table({"text": texts}), tmp_path / "in.parquet")
+    ended = cli("run", path)
+    assert ended.status == 0, ended.err
+    found = rows(tmp_path)
+    assert [row["row_id"]["row"] for row in found] == list(range(20))
+    codes = {row["error"]["code"] for row in found if row["error"]}
+    assert codes <= {"prompt_too_long"}
+    assert all(row["error"] is None for row in found if row["row_id"]["row"] % 5)

@@ -118,3 +118,30 @@ def test_workers_follow_one_policy(real_fleet: Fleet) -> None:
         assert exit_["layers_loaded"] == policy["depths"][exit_["stage"]]
         if exit_["stage"] < len(policy["depths"]) - 1:
             assert exit_["mean_confidence"] >= policy["threshold"]
+
+
+def test_a_worker_goes_where_helios_says(real_fleet: Fleet) -> None:
+    """Under policy helios a worker tries both models, and its parts say what ran; a second job of
+    the kind is not tried again."""
+    fleet = real_fleet
+    for name in ("first", "second"):
+        spec = fleet.spec(
+            rows=40,
+            per_shard=10,
+            name=name,
+            models=["helios-nano-docs", "helios-nano-code"],
+            depth="auto",
+            policy={"type": "helios", "threshold": 0.05, "requests": 3},
+            sampling={"max_tokens": 4},
+            resources={"dtype": "float32", "memory": "128MiB"},
+        )
+        job_id = fleet.submit(spec)
+        if name == "first":
+            fleet.worker("--threads", "1")
+        fleet.wait_for_status(job_id, "done")
+        fleet.check_whole(40, name)
+        record = json.loads((fleet.folder / name / "out" / "_job.json").read_text())
+        assert record["policy"]["decided_by"] == "helios"
+        assert ("profile" in record["totals"]["seconds"]) == (name == "first")
+        ran = {engine["model"] for engine in record["totals"]["engines"]}
+        assert {row["exit"]["model"] for row in fleet.rows(name)} <= ran
