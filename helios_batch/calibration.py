@@ -134,6 +134,7 @@ def _observe(
         loads.append((time.perf_counter() - started) / job.spec.output.rows_per_shard)
         by_stage.append(_answers(job, engine, prompts, supervisor))
         spent = engine.stats.prefill_seconds + engine.stats.decode_seconds
+        del engine  # nothing here holds it while another model takes its place
         costs.append(spent / max(1, len(prompts)))
     rows = [
         row for row in range(len(prompts)) if any(found[row].error is None for found in by_stage)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from helios_batch.adaptive.profile import Generate, Label, Task, profile
@@ -137,15 +137,7 @@ class AdaptiveEngine:
         draw = random.Random(f"profile/{call.prompts[waiting[0]].row}")
         places = sorted(draw.sample(waiting, min(self._policy.requests, len(waiting))))
         prompts = [call.prompts[place] for place in places]
-        answers: dict[str, list[Generation]] = {}
-        for name, contender in self._contenders.items():
-            history = self.controller.history.models[name]
-            self._go_to(self._deepest(name))
-            self._remember()
-            engine, threshold = self._sole.current, self._policy.threshold
-            answers[name] = profile(engine, contender, history, prompts, task, threshold)
-            self.stats.largest_batch = max(self.stats.largest_batch, engine.stats.largest_batch)
-            engine.stats = EngineStats()
+        answers = {name: self._try(name, prompts, task) for name in self._contenders}
         chosen = self.controller.choose(self._ahead(call))
         for place, answer in zip(places, answers[chosen.model], strict=True):
             self._keep(call, place, answer)
@@ -154,29 +146,51 @@ class AdaptiveEngine:
         self.stats.profile_seconds += time.perf_counter() - started
         call.step(0, 0, len(prompts))
 
+    def _try(self, name: str, prompts: Sequence[Prompt], task: Task) -> list[Generation]:
+        """Profile a candidate; return what it said."""
+        contender, history = self._contenders[name], self.controller.history.models[name]
+        self._go_to(self._deepest(name))
+        self._remember()
+        engine = self._sole.current
+        answers = profile(engine, contender, history, prompts, task, self._policy.threshold)
+        self.stats.largest_batch = max(self.stats.largest_batch, engine.stats.largest_batch)
+        engine.stats = EngineStats()
+        return answers
+
     def _generate(self, call: _Call, places: list[int], sampling: SamplingSpec) -> None:
         """Run rows to their ends, on as many models as it takes."""
         before: dict[int, Written] = {}
         while places:
-            engine = self._sole.current
-            prompts = [call.prompts[place] for place in places]
-            written = {i: before[place] for i, place in enumerate(places) if place in before}
-            decided, running = engine.start(prompts, sampling, written)
-            for index, generation in decided.items():
-                self._keep(call, places[index], generation)
-            if running is None:
-                return
-            try:
-                after = self._watch(call, running)
-            finally:
-                running.close()
-            self._took(engine)
-            for sequence in running.finished:
-                self._keep(call, places[sequence.index], engine.generation(sequence))
-            before = {places[s.index]: self._leave(engine, s, after) for s in running.unfinished}
+            # nothing here holds the engine while another takes its place
+            after, before = self._generate_here(call, places, sampling, before)
             places = [place for place in places if place in before]
             if after is not None:
                 self._switch(after)
+
+    def _generate_here(
+        self,
+        call: _Call,
+        places: list[int],
+        sampling: SamplingSpec,
+        before: Mapping[int, Written],
+    ) -> tuple[Place | None, dict[int, Written]]:
+        """Run rows on one model; return where others go on, and what these have come to."""
+        engine = self._sole.current
+        prompts = [call.prompts[place] for place in places]
+        written = {i: before[place] for i, place in enumerate(places) if place in before}
+        decided, running = engine.start(prompts, sampling, written)
+        for index, generation in decided.items():
+            self._keep(call, places[index], generation)
+        if running is None:
+            return None, {}
+        try:
+            after = self._watch(call, running)
+        finally:
+            running.close()
+        self._took(engine)
+        for sequence in running.finished:
+            self._keep(call, places[sequence.index], engine.generation(sequence))
+        return after, {places[s.index]: self._leave(engine, s, after) for s in running.unfinished}
 
     def _watch(self, call: _Call, running: Running) -> Place | None:
         """Step until all is done, or another model is to go on; then return its place."""
@@ -218,28 +232,34 @@ class AdaptiveEngine:
         """Label rows, a window of them at a time: so often the controller can react."""
         window = self._policy.window
         for begin in range(0, len(places), window):
-            engine = self._sole.current
-            some = places[begin : begin + window]
-            prompts = [call.prompts[place] for place in some]
-            depth = self._contenders[self._sole.model].depths.index(engine.depth)
-            done = len(call.results)
-
-            def watch(progress: Progress, done: int = done) -> None:
-                if call.on_step is not None:
-                    call.on_step(replace(progress, rows_done=done + progress.rows_done))
-
-            found = engine.label(prompts, choices, watch)
-            depths = self.controller.history.models[self._sole.model].depths
-            depths[depth].served.add(_spent(engine.stats), len(found))
-            self._took(engine)
-            for place, generation in zip(some, found, strict=True):
-                self._keep(call, place, generation)
-                self.controller.finished(row_confidence(generation))
-            call.outputs += len(found)
+            found = self._label_here(call, places[begin : begin + window], choices)
             sure = [row_confidence(row) for row in found if row.error is None]
             after = self.controller.saw(sure, lambda: self._ahead(call))
             if after is not None:
                 self._switch(after)
+
+    def _label_here(
+        self, call: _Call, places: list[int], choices: Sequence[str]
+    ) -> list[Generation]:
+        """Label rows where the engine is."""
+        engine = self._sole.current
+        prompts = [call.prompts[place] for place in places]
+        depth = self._contenders[self._sole.model].depths.index(engine.depth)
+        done = len(call.results)
+
+        def watch(progress: Progress) -> None:
+            if call.on_step is not None:
+                call.on_step(replace(progress, rows_done=done + progress.rows_done))
+
+        found = engine.label(prompts, choices, watch)
+        depths = self.controller.history.models[self._sole.model].depths
+        depths[depth].served.add(_spent(engine.stats), len(found))
+        self._took(engine)
+        for place, generation in zip(places, found, strict=True):
+            self._keep(call, place, generation)
+            self.controller.finished(row_confidence(generation))
+        call.outputs += len(found)
+        return found
 
     def _keep(self, call: _Call, place: int, generation: Generation) -> None:
         """Take a row's result, with how many of its tokens were not sure."""

@@ -36,13 +36,8 @@ class Runner:
         self._cache, self._slots = cache, slots
         self._confidence: Confidence = confidence
         self._device = decoder.weights.embedding.device
-        self._use(decoder)
-
-    def _use(self, decoder: Decoder) -> None:
         self._decoder = decoder
-        self._batches = BatchMaker(
-            decoder.config, decoder.kinds, self._cache, self._slots, self._device
-        )
+        self._batches = BatchMaker(decoder.config, decoder.kinds, cache, slots, self._device)
 
     @torch.inference_mode()
     def prefill(self, step: PrefillStep) -> list[NextToken]:
@@ -56,16 +51,15 @@ class Runner:
 
     @torch.inference_mode()
     def deepen(
-        self, decoder: Decoder, sequences: Iterable[Sequence], chunk_tokens: int, step_tokens: int
+        self, first: int, sequences: Iterable[Sequence], chunk_tokens: int, step_tokens: int
     ) -> None:
-        """Go on with a deeper decoder of the same model; `sequences` are all that are in the cache.
+        """Go on where another decoder of the same model was, of which the `first` layers are left.
 
-        Their kept hidden states run through the layers that are new, in one block and in pieces of
-        `chunk_tokens`, of which a step holds `step_tokens` tokens: afterwards keys and values are
-        those of a run that has been as deep from the start, under the same tokens.
+        `sequences` are all that are in the cache. Their hidden states, kept after these layers, run
+        through those that are new, in one block and in pieces of `chunk_tokens`, of which a step
+        holds `step_tokens` tokens: afterwards keys and values are those of a run that has been as
+        deep from the start, under the same tokens.
         """
-        first = self._decoder.own
-        self._use(decoder)
         step: list[_Piece] = []
         for sequence in sequences:
             for start in range(0, sequence.length, chunk_tokens):

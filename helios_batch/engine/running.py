@@ -48,9 +48,8 @@ class Running:
         self._loaded, self._confidence, self._stats = loaded, confidence, stats
         self._longest = max(sequence.capacity_needed for sequence in sequences)
         self._slots = self._new_slots()
-        self._runner = Runner(loaded.decoder, loaded.cache, self._slots, confidence)
         self._scheduler = Scheduler(self._slots, loaded.shape)
-        self._steps = Steps(self._scheduler, self._runner, stats)
+        self._steps = Steps(self._scheduler, self._new_runner(), stats)
         self._loading: _Loading | None = None
         for sequence in sequences:
             self._scheduler.add(sequence)
@@ -119,11 +118,11 @@ class Running:
         self._note(loaded.depth, depth)
         for sequence in reversed(self._scheduler.in_flight):
             self._scheduler.requeue(sequence.index)
+        del self._steps.runner  # nothing holds the old layers and cache while new ones come
         loaded.move_to(depth, exit_file)
         self._slots = self._new_slots()
         self._scheduler.use(self._slots)
-        self._runner = Runner(loaded.decoder, loaded.cache, self._slots, self._confidence)
-        self._steps.runner = self._runner
+        self._steps.runner = self._new_runner()
         self._stalled(time.perf_counter() - started)
 
     def settle(self) -> None:
@@ -143,6 +142,7 @@ class Running:
     def _install(self, loading: _Loading) -> int:
         """Wait for what is being read and use it; return how many slabs there are now."""
         loaded, self._loading = self._loaded, None
+        del self._steps.runner  # nothing holds the old layers while the cache grows
         try:
             reading = loading.reading.result()
         except BaseException:
@@ -152,13 +152,13 @@ class Running:
 
     def _deepen(self, loading: _Loading) -> None:
         started, before = time.perf_counter(), self._loaded.depth
-        loaded, slabs = self._loaded, self._install(loading)
+        first, shape = self._loaded.decoder.own, self._loaded.shape
+        slabs = self._install(loading)
         self._note(before, loading.depth)
         self._slots.resize(slabs)
-        shape = loaded.shape
-        self._runner.deepen(
-            loaded.decoder, self._scheduler.in_flight, shape.chunk_tokens, shape.prefill_tokens
-        )
+        runner = self._new_runner()
+        runner.deepen(first, self._scheduler.in_flight, shape.chunk_tokens, shape.prefill_tokens)
+        self._steps.runner = runner
         self._stalled(time.perf_counter() - started)
 
     def _note(self, before: int, depth: int) -> None:
@@ -169,6 +169,10 @@ class Running:
     def _stalled(self, seconds: float) -> None:
         self._stats.load_seconds += seconds
         self._stats.longest_stall = max(self._stats.longest_stall, seconds)
+
+    def _new_runner(self) -> Runner:
+        loaded = self._loaded
+        return Runner(loaded.decoder, loaded.cache, self._slots, self._confidence)
 
     def _new_slots(self) -> SlotAllocator:
         slab_tokens = choose_slab(self._loaded.plan.kv_tokens, self._longest)

@@ -24,6 +24,7 @@ from helios_batch.models.tokenizer import Tokenizer
 from helios_batch.records import FinishReason, Progress, Prompt
 from helios_batch.spec import ResourceSpec, SamplingSpec
 from helios_batch.spec_policy import PolicySpec
+from tests.support.engines import watch_for_doubles
 from tests.support.tiny import edit_config, make_model
 
 NANO = "helios-nano-docs"
@@ -255,3 +256,20 @@ def test_sampled_rows_draw_on_where_another_goes_on(other: str, tmp_path: Path) 
         assert engine.stats.moves.total() == len(moves)
         texts.append([row.token_ids for row in found])
     assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("is_label", [False, True])
+def test_memory_holds_one_model_at_a_time(
+    other: str, monkeypatch: pytest.MonkeyPatch, is_label: bool
+) -> None:
+    """What was there before is gone when other weights are read, in profiles and moves."""
+    counts = watch_for_doubles(monkeypatch)
+    places = [Place(other, 1), Place(NANO, 0), Place(other, 3), Place(other, 0)]
+    engine = adaptive((NANO, other), places, every=4 if is_label else 30)
+    if is_label:
+        engine.label(ROWS, [" yes", " no"])
+    else:
+        engine.generate(ROWS, SAMPLING)
+    assert len(engine.controller.moves) >= 4
+    assert len(counts) > 6
+    assert not any(counts)

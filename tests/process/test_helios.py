@@ -15,6 +15,7 @@ import yaml
 
 from tests.process.conftest import Run
 from tests.process.test_faults import wait_for_parts
+from tests.support.engines import watch_for_doubles
 from tests.support.jobs import parts, started
 from tests.support.parquet import write_rows
 from tests.support.tiny import edit_config, make_model
@@ -149,8 +150,12 @@ def test_models_without_exits_are_refused(cli: Run, tmp_path: Path) -> None:
     assert cli("run", spec(tmp_path, models=both)).status == 0
 
 
-def test_a_promise_over_two_models(cli: Run, tmp_path: Path) -> None:
-    """Stages of both models are looked at; full depth of the first is what rows fall back to."""
+def test_a_promise_over_two_models(
+    cli: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stages of both models are looked at, one in memory at a time; full depth of the first is what
+    rows fall back to."""
+    counts = watch_for_doubles(monkeypatch)
     task = {"type": "label", "choices": [" yes", " no"]}
     quality = {"min_agreement": 0.6, "confidence": 0.7, "calibration_rows": 20}
     write = {"policy": None, "quality": quality, "task": task, "sampling": {}}
@@ -160,6 +165,8 @@ def test_a_promise_over_two_models(cli: Run, tmp_path: Path) -> None:
     assert (policy["models"][-1], policy["depths"][-1]) == (NANO[0], 12)
     assert {stage["model"] for stage in policy["by_stage"]} == set(NANO)
     assert NANO[1] in (tmp_path / "out" / "_policy.json").read_text()
+    assert len(counts) > 6
+    assert not any(counts)
     assert [row["row_id"]["row"] for row in rows(tmp_path)] == list(range(ROWS))
 
 

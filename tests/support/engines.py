@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from helios_batch.engine.backbone import Backbone
 from helios_batch.engine.contender import Contender
 from helios_batch.engine.device import resolve
 from helios_batch.engine.early_exit import EarlyExitEngine
 from helios_batch.engine.engine import Engine
+from helios_batch.engine.loaded import LoadedModel
 from helios_batch.engine.sole import SoleEngine
 from helios_batch.job import Candidate
 from helios_batch.models.exits.file import ExitFile, find_exits
@@ -74,6 +80,36 @@ def make_sole(*folders: Path) -> SoleEngine:
 def prompts(*texts: str) -> list[Prompt]:
     """Return prompts of rows 0, 1, ..."""
     return [Prompt(row, text) for row, text in enumerate(texts)]
+
+
+def watch_for_doubles(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Count, each time that weights are to be read, what is still there that should be gone.
+
+    That is another model with its cache, or the layers and the cache of before a move.
+    """
+    seen: list[weakref.ref[Any]] = []
+    counts: list[int] = []
+    load, read, move = LoadedModel.__init__, Backbone.read, LoadedModel.move_to
+
+    def noted(self: LoadedModel, *args: Any, **kwargs: Any) -> None:
+        counts.append(sum(old() is not None for old in seen))
+        load(self, *args, **kwargs)
+        seen[:] = [weakref.ref(self)]
+
+    def moved(self: LoadedModel, *args: Any) -> None:
+        parts = [weakref.ref(self.cache), weakref.ref(self.decoder)]
+
+        def counted(backbone: Backbone, *asked: Any) -> Any:
+            counts.append(sum(part() is not None for part in parts))
+            return read(backbone, *asked)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Backbone, "read", counted)
+            move(self, *args)
+
+    monkeypatch.setattr(LoadedModel, "__init__", noted)
+    monkeypatch.setattr(LoadedModel, "move_to", moved)
+    return counts
 
 
 class Silent:
