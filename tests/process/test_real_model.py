@@ -171,6 +171,8 @@ def test_the_budget_holds(
     """
     if long:
         prompts = [" ".join(prompts[i : i + 50]) for i in range(12)]
+    elif memory == "360MiB":
+        prompts = prompts[:24]  # few run at once; its peak is that of the first ones
     found = measure(memory_job(tmp_path, prompts, "full", memory))
     used = found["peak"] - found["before"]
     print(f"budget {memory}: {used / 2**20:.0f} MiB used beside the libraries' own")
