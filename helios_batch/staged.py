@@ -60,7 +60,7 @@ class StagedEngine:
         self.facts = sole.at(*policy.stages[-1]).facts
         self.stats = EngineStats()
         self._sole, self._policy = sole, policy
-        self._audit_fraction, self._answers, self._promise = audit_fraction, answers, promise
+        self._audit_fraction, self.answers, self._promise = audit_fraction, answers, promise
         self._last = len(policy.depths) - 1
 
     def generate(
@@ -77,7 +77,7 @@ class StagedEngine:
 
     def _run(self, prompts: Sequence[Prompt], on_step: Watch, answer: Answer) -> list[Generation]:
         self.stats = EngineStats()
-        known = {p.row: self._answers[p.row] for p in prompts if p.row in self._answers}
+        known = {p.row: self.answers[p.row] for p in prompts if p.row in self.answers}
         results = {row: self._at_stage(found, self._last) for row, found in known.items()}
         waiting = [prompt for prompt in prompts if prompt.row not in results]
         drawn = [prompt for prompt in waiting if is_drawn(prompt.row, self._audit_fraction)]

@@ -19,6 +19,7 @@ from helios_batch.loading import load_engine
 from helios_batch.records import EngineFacts, EngineStats, Generation, Generator, Prompt
 from helios_batch.spec import JobSpec
 from helios_batch.spec_quality import Metric
+from helios_batch.staged import StagedEngine
 
 
 @dataclass(frozen=True)
@@ -27,10 +28,10 @@ class PolicyFigures:
 
     Args:
         name: of the variant.
-        seconds: for all rows; loading, profiling and calibration before them are `before`.
-        before: seconds, once in a job's life.
-        rows_per_second: without `before`.
-        tokens_per_second: without `before`.
+        seconds: for all rows that `before` has not answered.
+        before: seconds of loading and calibration, once in a job's life; the rows that were
+            calibrated on have their answers by it.
+        rows_per_second: of rows that ran in `seconds`; `tokens_per_second` likewise.
         batch: the largest, and `batch_limit` what memory would hold.
         memory: bytes of the weights and of the KV cache of as many sequences, of the longest's
             length, as full depth had in its largest batch; of the places, the one that takes most.
@@ -62,6 +63,7 @@ class PolicyFigures:
 @dataclass(frozen=True)
 class _Run:
     answers: list[Generation]
+    ran: set[int]
     seconds: float
     before: float
     stats: EngineStats
@@ -104,7 +106,7 @@ def bench_policies(
             runs.setdefault(variant.name, []).append(found)
             jobs[variant.name] = job
             depths |= {c.model.name: c.depths for c in job.candidates}
-            rate = len(prompts) / found.seconds
+            rate = len(found.ran) / found.seconds
             report(f"round {turn + 1}: {variant.name}: {rate:.2f} rows/s")
     first = next(iter(runs))
     whole = runs[first][-1]
@@ -136,7 +138,9 @@ def _run(job: Job, prompts: list[Prompt]) -> _Run:
         answers += _answer(job, engine, prompts[begin : begin + per_call])
         stats += engine.stats
     seconds = time.perf_counter() - started
-    return _Run(answers, seconds, before, stats, stats.engines or [engine.facts])
+    known = engine.answers if isinstance(engine, StagedEngine) else {}
+    ran = {prompt.row for prompt in prompts} - set(known)
+    return _Run(answers, ran, seconds, before, stats, stats.engines or [engine.facts])
 
 
 def _answer(job: Job, engine: Generator, prompts: list[Prompt]) -> list[Generation]:
@@ -186,8 +190,9 @@ def _figures(
         name=name,
         seconds=seconds,
         before=statistics.median(run.before for run in runs),
-        rows_per_second=len(last.answers) / seconds,
-        tokens_per_second=len(tokens) / seconds,
+        rows_per_second=len(last.ran) / seconds,
+        tokens_per_second=sum(row.completion_tokens for row in last.answers if row.row in last.ran)
+        / seconds,
         batch=last.stats.largest_batch,
         batch_limit=max(facts.batch_limit for facts in last.engines),
         memory=max(

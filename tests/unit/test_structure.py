@@ -18,7 +18,7 @@ ALLOWED = {
     "adaptive": {
         *("adaptive", "engine", "models", "helios", "job", "candidates", "contenders"),
     },
-    "bench": {"bench", "adaptive", "data", "engine", "helios", "job", "loading"},
+    "bench": {"bench", "adaptive", "data", "engine", "helios", "job", "loading", "staged"},
     "simulate": {"simulate", "engine", "models", "helios"},
     "report": {
         *("report", "bench", "preflight", "engine", "models", "tune", "helios", "simulate"),
